@@ -1,0 +1,1 @@
+"""Attribution between checkpoints, baselines and evaluation."""

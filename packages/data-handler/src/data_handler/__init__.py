@@ -1,0 +1,1 @@
+"""Influence inside a training loop."""

@@ -1,0 +1,1 @@
+"""Influence queries for Hugging Face causal language models."""

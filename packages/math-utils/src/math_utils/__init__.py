@@ -1,0 +1,1 @@
+"""Pure PyTorch mathematics of training-data attribution."""
