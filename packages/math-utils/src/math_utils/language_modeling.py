@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from math_utils._typing import Bool, Float, Int, Tensor, TokenIds, TokenMask
+from math_utils._typing import Float, Int, Tensor, TokenIds, TokenMask
 
 IGNORED_LABEL = -100
 
@@ -95,7 +95,7 @@ class TokenBatch:
         return int(self.attention_mask.sum())
 
     def position_ids(self) -> TokenIds:
-        """Positions counted from each sequence's first real token, so that padding moves nothing."""
+        """Positions counted from each sequence's first real token."""
         return (self.attention_mask.long().cumsum(dim=1) - 1).clamp_min(0)
 
     def label_positions(self) -> TokenMask:
@@ -180,8 +180,9 @@ def _invert_cumulative(
     probabilities: Float[Tensor, "label vocab"], uniform: Float[Tensor, " label"], block: int = 256
 ) -> Int[Tensor, " label"]:
     num_labels, vocab = probabilities.shape
-    padding = -vocab % block
-    blocks = torch.nn.functional.pad(probabilities, (0, padding)).view(num_labels, -1, block)
+    num_blocks = -(-vocab // block)
+    padded = torch.nn.functional.pad(probabilities, (0, num_blocks * block - vocab))
+    blocks = padded.view(num_labels, num_blocks, block)
     block_mass = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
     target = uniform * block_mass[:, -1]
     chosen = torch.searchsorted(block_mass, target[:, None], right=True).squeeze(1)
@@ -197,11 +198,4 @@ def _invert_cumulative(
     return chosen * block + torch.minimum(offset, last)
 
 
-__all__ = [
-    "IGNORED_LABEL",
-    "Bool",
-    "TokenBatch",
-    "TokenMask",
-    "sample_labels",
-    "summed_cross_entropy",
-]
+__all__ = ["IGNORED_LABEL", "TokenBatch", "sample_labels", "summed_cross_entropy"]

@@ -1,0 +1,266 @@
+"""Hugging Face causal language models: loading them, choosing their maps, taking their loss."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from math_utils.capture import LinearMap, find_linear_maps
+from math_utils.language_modeling import TokenBatch, sample_labels, summed_cross_entropy
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from if_query.errors import InputError
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+_PATTERNS = {
+    "mlp": r"(^|\.)mlp\..*(proj|dense|fc)",
+    "attention": r"(^|\.)(self_attn|attn|attention)\..*(proj|dense|c_attn|query_key_value)",
+    "all": r"\.\d+\.",
+}
+_ROUTED = re.compile(r"(^|\.)experts(\.|$)")
+_LAYER = re.compile(r"\.(\d+)\.")
+_FINGERPRINT_ENTRIES = 1024
+
+
+def load_model(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "bfloat16",
+    device: str | None = None,
+    device_map: str | None = None,
+) -> Any:
+    """Load a causal language model from a local folder or by its Hugging Face id.
+
+    Args:
+        name: folder or id.
+        revision: branch, tag or commit, for an id.
+        dtype: a key of ``DTYPES``.
+        device: where to put it; CUDA where there is one, otherwise the CPU.
+        device_map: spread over devices by accelerate, for example "auto"; excludes ``device``.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        InputError: if there is no such model, or it cannot be loaded.
+    """
+    _check_folder(name)
+    placement: dict[str, Any] = {"device_map": device_map} if device_map else {}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            name, revision=revision or "main", dtype=DTYPES[dtype], **placement
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"cannot load the model {name}: {_first_line(error)}") from error
+    if not device_map:
+        try:
+            model = model.to(torch.device(device or default_device()))  # type: ignore[arg-type]
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"cannot use the device {device}: {_first_line(error)}") from error
+    return model.eval()
+
+
+def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
+    """Load the tokenizer that stands beside a model.
+
+    Raises:
+        InputError: if there is none.
+    """
+    _check_folder(name)
+    try:
+        return AutoTokenizer.from_pretrained(name, revision=revision or "main")
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"cannot load the tokenizer of {name}: {_first_line(error)}") from error
+
+
+def default_device() -> str:
+    """CUDA where there is one, otherwise the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """The device that a model's token ids belong on."""
+    device: torch.device = model.get_input_embeddings().weight.device  # type: ignore[operator]
+    return device
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A digest of a model's parameters: their names, shapes, and some of their entries.
+
+    Up to 1,024 evenly spaced entries of each parameter go into it, rounded to bfloat16, so that
+    a model has one fingerprint whether it is loaded in float32 or bfloat16. (In float16 it may
+    have another.)
+    """
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().reshape(-1)
+        stride = -(-flat.numel() // _FINGERPRINT_ENTRIES) or 1
+        entries = flat[::stride].to(torch.bfloat16).cpu().contiguous().view(torch.int16)
+        digest.update(f"{name}{list(parameter.shape)}".encode())
+        digest.update(entries.numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Tracked:
+    """The maps that a command tracks, and what of the model they leave out.
+
+    Attributes:
+        maps: by name, in the model's order.
+        share: of all parameters, shared weights counted once.
+        untracked_experts: parameters of routed experts that are not tracked.
+        untracked_expert_share: their share of all parameters.
+    """
+
+    maps: dict[str, LinearMap]
+    share: float
+    untracked_experts: tuple[str, ...]
+    untracked_expert_share: float
+
+    def describe(self) -> list[str]:
+        """Lines for a person: what is tracked, and what is not in spite of what one may expect."""
+        lines = [f"tracking {len(self.maps)} linear maps: {self.share:.1%} of all parameters"]
+        if self.untracked_experts:
+            lines.append(
+                f"warning: {self.untracked_expert_share:.1%} of all parameters are routed experts "
+                f"and not tracked: {', '.join(self.untracked_experts[:3])}"
+                + (", …" if len(self.untracked_experts) > 3 else "")
+            )
+        return lines
+
+
+def select_maps(model: nn.Module, modules: str = "mlp", layer_stride: int = 1) -> Tracked:
+    """Choose the linear maps of a model to track.
+
+    Args:
+        model: a causal language model.
+        modules: "mlp", "attention", "all" (every linear map inside the decoder layers), or a
+            regular expression that is searched for in module names.
+        layer_stride: keep layers whose number is a multiple of it.
+
+    Raises:
+        InputError: if nothing is selected, or the expression is not one.
+    """
+    if layer_stride < 1:
+        raise InputError(f"expected a layer stride of at least 1, got {layer_stride}")
+    try:
+        wanted = re.compile(_PATTERNS.get(modules, modules))
+    except re.error as error:
+        raise InputError(f"--modules {modules}: not a regular expression: {error}") from error
+
+    def is_selected(name: str) -> bool:
+        layer = _LAYER.search(name)
+        in_stride = layer is None or int(layer.group(1)) % layer_stride == 0
+        return bool(wanted.search(name)) and in_stride and not _ROUTED.search(name)
+
+    maps = find_linear_maps(model, is_selected)
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    experts = tuple(name for name in sizes if _ROUTED.search(name))
+    total = sum(sizes.values())
+    tracked = Tracked(
+        maps=maps,
+        share=sum(one.num_parameters for one in maps.values()) / total,
+        untracked_experts=experts,
+        untracked_expert_share=sum(sizes[name] for name in experts) / total,
+    )
+    if not maps:
+        found = [name for name, m in model.named_modules() if isinstance(m, nn.Linear)][:3]
+        raise InputError(
+            f"--modules {modules} selects no linear map of {type(model).__name__}"
+            + (f" (it has, for example, {', '.join(found)})" if found else "")
+            + "".join(f"; {line}" for line in tracked.describe()[1:])
+        )
+    return tracked
+
+
+@dataclass(frozen=True)
+class LanguageModelLoss:
+    """Summed cross-entropy of every example, with the labels of the data or of the model.
+
+    Attributes:
+        labels: "given" takes the labels of the batch; "sampled" draws them from the model's own
+            predictions at the labelled positions, which makes squared gradients of this loss the
+            true Fisher information.
+        seed: of sampled labels; each example draws by its own key.
+    """
+
+    labels: Literal["given", "sampled"] = "given"
+    seed: int = 0
+
+    def __call__(self, model: nn.Module, batch: TokenBatch) -> Tensor:
+        """The loss of every example [batch], in nats; 0 for an example without labels."""
+        predicts = batch.label_positions()
+        if not predicts.any():
+            return torch.zeros(len(predicts), device=predicts.device)
+        logits = label_logits(model, batch)
+        example_of_label = predicts.nonzero()[:, 0].to(logits.device)
+        if self.labels == "given":
+            targets = batch.labels[:, 1:][predicts[:, :-1]].to(logits.device)
+        else:
+            targets = sample_labels(logits, example_of_label, batch.example_keys, seed=self.seed)
+        return summed_cross_entropy(logits, targets, example_of_label, len(predicts))
+
+
+def label_logits(model: nn.Module, batch: TokenBatch) -> Tensor:
+    """Logits [label, vocab] at the positions that predict a label, and at no other.
+
+    The output head gets only those positions, whatever the architecture does with its logits
+    afterwards. Right-padded batches go without an attention mask: under causal attention no real
+    position sees the padding behind it, and attention kernels are faster without a mask.
+
+    Args:
+        model: a Hugging Face causal language model.
+        batch: on the device of its input embedding.
+    """
+    predicts = batch.label_positions()
+    arguments: dict[str, Tensor] = {}
+    if not _is_right_padded(batch):
+        arguments["attention_mask"] = batch.attention_mask.long()
+        arguments["position_ids"] = batch.position_ids()
+    with _head_restricted_to(model, predicts) as restricted:
+        logits: Tensor = model(input_ids=batch.input_ids, use_cache=False, **arguments).logits
+    return logits[0] if restricted else logits[predicts.to(logits.device)]
+
+
+@contextmanager
+def _head_restricted_to(model: nn.Module, positions: Tensor) -> Iterator[bool]:
+    """Give the output head [1, label, hidden] instead of [batch, seq, hidden]."""
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    if head is None:
+        yield False
+        return
+
+    def restrict(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden = arguments[0]
+        return (hidden[positions.to(hidden.device)][None], *arguments[1:])
+
+    handle = head.register_forward_pre_hook(restrict)
+    try:
+        yield True
+    finally:
+        handle.remove()
+
+
+def _is_right_padded(batch: TokenBatch) -> bool:
+    mask = batch.attention_mask
+    return bool((mask[:, 1:] <= mask[:, :-1]).all())
+
+
+def _check_folder(name: str) -> None:
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
+    path = Path(name).expanduser()
+    if looks_local and "/" in name and not path.is_dir():
+        raise InputError(f"{name}: no such model folder")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise InputError(f"{name}: not a model folder: it has no config.json")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,341 @@
+"""Layer inputs and output gradients of linear maps, while a model runs forward and backward.
+
+For a map y = W a, the gradient of one example's loss is a sum over its positions,
+
+    G = Σ_t δ_t a_tᵀ        a_t: input [d_in],  δ_t = ∂L/∂y_t [d_out],
+
+so the pairs (a_t, δ_t) say everything about it, and autograd never has to form a weight gradient.
+A bias is part of the matrix: a_t gets a last entry 1. A map that runs k times in one forward pass
+has k pairs per position; its gradient sums over all of them.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from math_utils._typing import Float, Tensor, TokenMask
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class LinearMap:
+    """A weight matrix and the modules that apply it.
+
+    Attributes:
+        name: dotted name of the first module that applies it.
+        modules: every module that applies it: more than one where a weight is shared.
+        d_in: width of its inputs, one more where it has a bias.
+        d_out: width of its outputs.
+        has_bias: whether the last column of the matrix is a bias.
+    """
+
+    name: str
+    modules: tuple[nn.Module, ...]
+    d_in: int
+    d_out: int
+    has_bias: bool
+
+    @property
+    def num_parameters(self) -> int:
+        """Entries of the matrix, bias included."""
+        return self.d_in * self.d_out
+
+
+def is_linear_map(module: nn.Module) -> bool:
+    """Whether a module is ``nn.Linear`` or shaped like GPT-2's Conv1D (weight transposed)."""
+    return isinstance(module, nn.Linear) or _is_conv1d_shaped(module)
+
+
+def find_linear_maps(model: nn.Module, select: Callable[[str], bool]) -> dict[str, LinearMap]:
+    """Find the linear maps of a model whose module name is selected.
+
+    Args:
+        model: the model to look through; not changed.
+        select: says for the dotted name of a module whether it is wanted.
+
+    Returns:
+        The maps by name, in the model's order. Modules that share a weight make one map.
+
+    Raises:
+        ValueError: where modules share a weight but not the bias: they have no common matrix.
+    """
+    by_weight: dict[int, list[tuple[str, nn.Module]]] = {}
+    for name, module in model.named_modules():
+        if is_linear_map(module) and select(name):
+            by_weight.setdefault(id(module.weight), []).append((name, module))
+    maps = {}
+    for uses in by_weight.values():
+        (name, first), *rest = uses
+        for other_name, other in rest:
+            if other.bias is not first.bias:
+                raise ValueError(
+                    f"{name} and {other_name} share a weight but not a bias, so they are not one "
+                    "linear map; track only one of them"
+                )
+        d_out, d_in = _shape(first)
+        has_bias = first.bias is not None
+        maps[name] = LinearMap(
+            name=name,
+            modules=tuple(module for _, module in uses),
+            d_in=d_in + has_bias,
+            d_out=d_out,
+            has_bias=has_bias,
+        )
+    return maps
+
+
+@dataclass(frozen=True, eq=False)
+class CapturedPair:
+    """What one map saw in one batch: a_t and δ_t at every unpadded position.
+
+    Positions are flattened example by example; where the map ran several times, an example's
+    positions come once per use, use after use.
+
+    Attributes:
+        name: the map's name.
+        inputs: a_t, with a last entry 1 where the map has a bias.
+        output_gradients: δ_t, zero where the position does not reach the loss.
+        lengths: per example of the batch, how many rows it has.
+        num_uses: how often the map ran.
+    """
+
+    name: str
+    inputs: Float[Tensor, "token d_in"]
+    output_gradients: Float[Tensor, "token d_out"]
+    lengths: tuple[int, ...]
+    num_uses: int
+    _memo: dict[Any, Any] = field(repr=False)
+
+    def shared(self, key: Any, compute: Callable[[], T]) -> T:
+        """``compute()``, once for all maps of the batch that read this same input tensor.
+
+        Gate and up projections, or query, key and value, read one tensor; what is computed from
+        it alone (its covariance, its rotation into an eigenbasis) need not be computed again.
+        """
+        if key not in self._memo:
+            self._memo[key] = compute()
+        value: T = self._memo[key]
+        return value
+
+    def examples(self) -> Iterator[tuple[Float[Tensor, "pos d_in"], Float[Tensor, "pos d_out"]]]:
+        """The rows of each example in turn."""
+        yield from zip(
+            self.inputs.split(self.lengths), self.output_gradients.split(self.lengths), strict=True
+        )
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no parameter gradients; everything as before afterwards."""
+    training = [(module, module.training) for module in model.modules()]
+    requires_grad = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        for module, _ in training:
+            module.training = False
+        for parameter, _ in requires_grad:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, mode in training:
+            module.training = mode
+        for parameter, required in requires_grad:
+            parameter.requires_grad_(required)
+
+
+@contextmanager
+def capture_pairs(
+    maps: Mapping[str, LinearMap],
+    mask: TokenMask,
+    consume: Callable[[CapturedPair], None],
+    *,
+    dtype: torch.dtype = torch.float32,
+    loss_scale: float = 1.0,
+) -> Iterator[None]:
+    """Hand each map's pair to ``consume`` as the backward pass inside the context reaches it.
+
+    Run the forward pass and the backward pass of a loss that is a sum over examples inside the
+    context. Each pair is handed over when the last use of its map has its gradient, and is then
+    forgotten, so that memory is that of one backward pass. No weight gradient is computed, and
+    the backward pass ends at the lowest map (:func:`frozen` provides for both). When the context
+    ends without an error, maps that ran but did not reach the loss are handed over with δ = 0.
+
+    Args:
+        maps: the maps to watch.
+        mask: the real positions of the batch; inputs of the maps are [batch, seq, d_in] or
+            [batch · seq, d_in] in the same layout.
+        consume: called once per map that ran; an exception in it stops the backward pass.
+        dtype: what inputs and gradients are cast to.
+        loss_scale: what the loss was multiplied by before the backward pass (for float16);
+            the gradients handed over are divided by it.
+
+    Raises:
+        ValueError: where a map's input is not laid out as the mask.
+    """
+    recorder = _Recorder(mask, consume, dtype, loss_scale)
+    handles = []
+    try:
+        for linear_map in maps.values():
+            for module in linear_map.modules:
+                handles.append(module.register_forward_hook(recorder.hook(linear_map)))
+        yield
+        recorder.finish()
+    finally:
+        for handle in handles:
+            handle.remove()
+        recorder.clear()
+
+
+class _Probe(torch.autograd.Function):
+    """The identity; tells its observer the gradient, and goes no deeper than it must."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, output: Tensor, anchor: Tensor, observe: Callable[[Tensor], None]
+    ) -> Tensor:
+        """Return the output; ``anchor`` makes it require a gradient even if nothing below does."""
+        ctx.observe = observe
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
+        """Observe the gradient and pass it on, if anything below wants it."""
+        (gradient,) = gradients
+        ctx.observe(gradient)
+        return (gradient if ctx.needs_input_grad[0] else None), None, None
+
+
+class _Recorder:
+    """Collects the uses of each map until all of them have their gradient."""
+
+    def __init__(
+        self,
+        mask: TokenMask,
+        consume: Callable[[CapturedPair], None],
+        dtype: torch.dtype,
+        loss_scale: float,
+    ) -> None:
+        self._mask = mask
+        self._is_full = bool(mask.all())
+        self._lengths = mask.sum(dim=1).tolist()
+        self._consume = consume
+        self._dtype = dtype
+        self._loss_scale = loss_scale
+        self._maps: dict[str, LinearMap] = {}
+        self._inputs: dict[str, list[Tensor]] = {}
+        self._gradients: dict[str, list[Tensor | None]] = {}
+        self._readers: dict[int, int] = {}
+        self._memos: dict[int, dict[Any, Any]] = {}
+
+    def hook(self, linear_map: LinearMap) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+        """The forward hook that watches one use of a map."""
+        name = linear_map.name
+
+        def watch(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
+            inputs = arguments[0].detach()
+            self._check_layout(name, inputs)
+            self._maps[name] = linear_map
+            self._inputs.setdefault(name, []).append(arguments[0])
+            gradients = self._gradients.setdefault(name, [])
+            gradients.append(None)
+            use = len(gradients) - 1
+            self._readers[id(arguments[0])] = self._readers.get(id(arguments[0]), 0) + 1
+
+            def observe(gradient: Tensor) -> None:
+                gradients[use] = gradient.detach()
+                if all(one is not None for one in gradients):
+                    self._hand_over(name)
+
+            anchor = torch.zeros((), device=output.device, requires_grad=True)
+            result: Tensor = _Probe.apply(output, anchor, observe)
+            return result
+
+        return watch
+
+    def finish(self) -> None:
+        """Hand over the maps that some use of which did not reach the loss."""
+        for name in list(self._inputs):
+            self._hand_over(name)
+
+    def clear(self) -> None:
+        """Forget everything that was recorded."""
+        self._inputs.clear()
+        self._gradients.clear()
+        self._memos.clear()
+        self._readers.clear()
+
+    def _hand_over(self, name: str) -> None:
+        raw_inputs, raw_gradients = self._inputs.pop(name), self._gradients.pop(name)
+        d_out = self._maps[name].d_out
+        with torch.no_grad():
+            gradients = [
+                raw.new_zeros((*raw.shape[:-1], d_out)) if one is None else one
+                for raw, one in zip(raw_inputs, raw_gradients, strict=True)
+            ]
+            memo: dict[Any, Any] = {}
+            if len(raw_inputs) == 1:
+                memo = self._memos.setdefault(id(raw_inputs[0]), {})
+            key = ("inputs", self._maps[name].has_bias)
+            if key not in memo:
+                memo[key] = self._prepare(raw_inputs, append_one=self._maps[name].has_bias)
+            flat_gradients = self._prepare(gradients, append_one=False)
+            if self._loss_scale != 1.0:
+                flat_gradients = flat_gradients / self._loss_scale
+            self._consume(
+                CapturedPair(
+                    name=name,
+                    inputs=memo[key],
+                    output_gradients=flat_gradients,
+                    lengths=tuple(length * len(raw_inputs) for length in self._lengths),
+                    num_uses=len(raw_inputs),
+                    _memo=memo,
+                )
+            )
+        for raw in raw_inputs:
+            self._readers[id(raw)] -= 1
+            if not self._readers[id(raw)]:
+                self._memos.pop(id(raw), None)
+
+    def _prepare(self, uses: list[Tensor], *, append_one: bool) -> Tensor:
+        """[token, width] in the statistics' dtype, unpadded, uses of an example in a row."""
+        batch, seq = self._mask.shape
+        shaped = [use.detach().reshape(batch, seq, -1) for use in uses]
+        if len(shaped) == 1 and self._is_full:
+            flat = shaped[0].reshape(batch * seq, -1)
+        else:
+            rows = torch.cat(shaped, dim=1)
+            flat = rows[self._mask.repeat(1, len(shaped)).to(rows.device)]
+        flat = flat.to(self._dtype)
+        return nn.functional.pad(flat, (0, 1), value=1.0) if append_one else flat
+
+    def _check_layout(self, name: str, inputs: Tensor) -> None:
+        batch, seq = self._mask.shape
+        if inputs.shape[:-1] not in ((batch, seq), (batch * seq,)):
+            raise ValueError(
+                f"{name}: expected an input [batch={batch}, seq={seq}, d_in] (or the two flattened)"
+                f", got {list(inputs.shape)}; a map that sees only some positions, such as a "
+                "routed expert or an output head on chosen positions, cannot be tracked"
+            )
+
+
+def _is_conv1d_shaped(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim == 2 and hasattr(module, "nf")
+
+
+def _shape(module: nn.Module) -> tuple[int, int]:
+    """(d_out, d_in) without the bias."""
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features
+    weight = module.get_parameter("weight")
+    return weight.shape[1], weight.shape[0]
+
+
+def share_of_parameters(maps: Iterable[LinearMap], model: nn.Module) -> float:
+    """The share of a model's parameters that the maps hold, shared weights counted once."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return sum(linear_map.num_parameters for linear_map in maps) / total

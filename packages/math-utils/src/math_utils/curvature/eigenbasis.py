@@ -1,0 +1,101 @@
+"""Eigenbases of covariances, and what a gradient looks like in them."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from math_utils._typing import Float, SquareMatrix, Tensor, Vector
+from math_utils.curvature.covariance import Covariances
+from math_utils.linalg import symmetric_eigendecomposition
+
+
+@dataclass(frozen=True, eq=False)
+class Eigenbasis:
+    """A = Q_A diag(λ_A) Q_Aᵀ and S = Q_S diag(λ_S) Q_Sᵀ of one map.
+
+    Attributes:
+        input_basis: Q_A, eigenvectors as columns.
+        output_basis: Q_S, likewise.
+        input_values: λ_A, ascending.
+        output_values: λ_S, ascending.
+        num_positions: T of the covariances.
+    """
+
+    input_basis: Float[Tensor, "d_in d_in"]
+    output_basis: Float[Tensor, "d_out d_out"]
+    input_values: Float[Tensor, " d_in"]
+    output_values: Float[Tensor, " d_out"]
+    num_positions: int
+
+
+def decompose(
+    covariances: Mapping[str, Covariances], *, dtype: torch.dtype = torch.float64
+) -> Iterator[tuple[str, Eigenbasis]]:
+    """Eigenbases, one map after another.
+
+    Maps that read the same inputs have equal covariances A; each is decomposed once and its
+    basis shared.
+
+    Args:
+        covariances: of every map.
+        dtype: dtype of the decompositions.
+
+    Yields:
+        (name, its eigenbasis), in the order of ``covariances``.
+
+    Raises:
+        ValueError: if a covariance or a decomposition is not finite, with the map's name.
+    """
+    recent: list[tuple[Tensor, Vector, SquareMatrix]] = []
+    for name, covariance in covariances.items():
+        inputs = covariance.inputs
+        known = next((r for r in recent if r[0].shape == inputs.shape and r[0].equal(inputs)), None)
+        if known is None:
+            values, basis = symmetric_eigendecomposition(
+                inputs, dtype=dtype, name=f"{name}: covariance of inputs"
+            )
+            # Maps that share inputs stand close together in a block.
+            recent = [*recent[-3:], (inputs, values, basis)]
+        else:
+            _, values, basis = known
+        output_values, output_basis = symmetric_eigendecomposition(
+            covariance.output_gradients, dtype=dtype, name=f"{name}: covariance of output gradients"
+        )
+        yield name, Eigenbasis(basis, output_basis, values, output_values, covariance.num_positions)
+
+
+def kfac_eigenvalues(basis: Eigenbasis, num_examples: int) -> Float[Tensor, "d_out d_in"]:
+    """Λ = (T/N) λ_S λ_Aᵀ: the Kronecker product, on the scale of the Fisher per example.
+
+    Args:
+        basis: eigenbasis of covariances that are averaged over T positions.
+        num_examples: N.
+
+    Source: Martens and Grosse 2015 (arXiv 1503.05671), section 3; with positions treated as
+    independent, so that T/N positions make up an example.
+    """
+    per_example = basis.num_positions / num_examples
+    return per_example * torch.outer(basis.output_values, basis.input_values)
+
+
+def rotate(
+    gradients: Float[Tensor, "... d_out d_in"],
+    input_basis: Float[Tensor, "d_in d_in"] | None,
+    output_basis: Float[Tensor, "d_out d_out"] | None,
+) -> Float[Tensor, "... d_out d_in"]:
+    """Q_Sᵀ G Q_A; a basis that is None is the identity."""
+    if input_basis is not None:
+        gradients = gradients @ input_basis
+    return gradients if output_basis is None else output_basis.mT @ gradients
+
+
+def rotate_back(
+    gradients: Float[Tensor, "... d_out d_in"],
+    input_basis: Float[Tensor, "d_in d_in"] | None,
+    output_basis: Float[Tensor, "d_out d_out"] | None,
+) -> Float[Tensor, "... d_out d_in"]:
+    """Q_S G Q_Aᵀ, the inverse of :func:`rotate`."""
+    if input_basis is not None:
+        gradients = gradients @ input_basis.mT
+    return gradients if output_basis is None else output_basis @ gradients

@@ -1,0 +1,77 @@
+"""Corrected eigenvalues: Λ = (1/N) Σ_n (Q_Sᵀ G_n Q_A)², entry by entry.
+
+They are the diagonal of the Fisher information in the Kronecker-factored eigenbasis, which makes
+EK-FAC the closest to the Fisher, in Frobenius norm, of all matrices that are diagonal in it
+(George et al. 2018, arXiv 1806.03884, section 3). Without bases they are the diagonal of the
+Fisher in the weights' own basis.
+
+Q_Sᵀ G_n Q_A = Σ_t (Q_Sᵀ δ_t)(Q_Aᵀ a_t)ᵀ: positions are rotated before they are summed, which
+costs T (d_in² + d_out²) for a batch rather than N d_in d_out (d_in + d_out) for its gradients.
+"""
+
+from collections.abc import Mapping
+
+import torch
+
+from math_utils._typing import Float, Tensor
+from math_utils.capture import CapturedPair, LinearMap
+from math_utils.curvature.eigenbasis import Eigenbasis
+from math_utils.curvature.gradients import gradient_chunks
+
+
+class EigenvalueSums:
+    """Running sums of squared rotated gradients, which can be stopped and taken up again."""
+
+    def __init__(
+        self,
+        maps: Mapping[str, LinearMap],
+        bases: Mapping[str, Eigenbasis] | None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Sums for ``maps`` in ``bases``, or in the weights' own basis where that is None."""
+        self._maps = maps
+        self._bases = bases
+        self._dtype = dtype
+        self._squares: dict[str, Tensor] = {}
+
+    def add(self, pair: CapturedPair) -> None:
+        """Take in one captured pair."""
+        linear_map = self._maps[pair.name]
+        if pair.name not in self._squares:
+            self._squares[pair.name] = torch.zeros(
+                linear_map.d_out, linear_map.d_in, dtype=self._dtype, device=pair.inputs.device
+            )
+        inputs, gradients = pair.inputs, pair.output_gradients
+        if self._bases is not None:
+            basis = self._bases[pair.name]
+            inputs = pair.shared(
+                ("rotated", id(basis.input_basis)), lambda: pair.inputs @ basis.input_basis
+            )
+            gradients = gradients @ basis.output_basis
+        total = self._squares[pair.name]
+        for _, chunk in gradient_chunks(inputs, gradients, pair.lengths):
+            if len(chunk) == 1:
+                total.addcmul_(chunk[0], chunk[0])
+            else:
+                total += chunk.square_().sum(dim=0)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything needed to go on, as tensors; shares memory with the sums."""
+        return dict(self._squares)
+
+    def load(self, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> None:
+        """Go on from what :meth:`state` gave."""
+        self._squares = {name: tensor.to(device).clone() for name, tensor in state.items()}
+
+    def finish(self, num_examples: int) -> dict[str, Float[Tensor, "d_out d_in"]]:
+        """Λ of every map, in nats² per unit weight² of one example.
+
+        Raises:
+            ValueError: if a map never ran, named.
+        """
+        if silent := [name for name in self._maps if name not in self._squares]:
+            raise ValueError(
+                f"{', '.join(silent[:3])} ({len(silent)} in all) never ran on the data, so there "
+                "is nothing to fit; leave them out of the tracked modules"
+            )
+        return {name: self._squares[name] / num_examples for name in self._maps}

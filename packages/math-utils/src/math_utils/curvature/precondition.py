@@ -1,0 +1,63 @@
+"""Damped inverse curvature times a gradient: (F + λI)⁻¹ G = Q_S [(Q_Sᵀ G Q_A) ⊘ (Λ + λ)] Q_Aᵀ."""
+
+from collections.abc import Mapping
+
+from math_utils._typing import Float, Tensor
+from math_utils.curvature.config import Damping
+from math_utils.curvature.eigenbasis import rotate, rotate_back
+from math_utils.curvature.factors import CurvatureFactors, MapFactors
+
+
+def damped_eigenvalues(
+    eigenvalues: Float[Tensor, "d_out d_in"], damping: Damping
+) -> Float[Tensor, "d_out d_in"]:
+    """Λ + value · mean(Λ) (relative) or Λ + value (absolute).
+
+    Raises:
+        ValueError: if an entry is not positive afterwards, so that it has no inverse.
+    """
+    relative = damping.kind == "relative"
+    damped = eigenvalues + damping.value * (eigenvalues.mean() if relative else 1.0)
+    smallest = float(damped.min())
+    if not smallest > 0:
+        raise ValueError(
+            f"the smallest damped eigenvalue is {smallest:g}, which has no inverse; use a larger "
+            f"damping than {damping.value:g} ({damping.kind})"
+        )
+    return damped
+
+
+def precondition(
+    gradients: Float[Tensor, "... d_out d_in"], factors: MapFactors, damping: Damping
+) -> Float[Tensor, "... d_out d_in"]:
+    """(F + λI)⁻¹ G for one map, in the weights' own basis; G itself without curvature.
+
+    Args:
+        gradients: in nats per unit weight.
+        factors: of this map.
+        damping: what is added to the eigenvalues; not used without curvature.
+
+    Returns:
+        Preconditioned gradients, in unit weights per nat.
+
+    Raises:
+        ValueError: if the damped curvature is singular.
+    """
+    if factors.eigenvalues is None:
+        return gradients
+    rotated = rotate(gradients, factors.input_basis, factors.output_basis)
+    scaled = rotated / damped_eigenvalues(factors.eigenvalues, damping)
+    return rotate_back(scaled, factors.input_basis, factors.output_basis)
+
+
+def precondition_all(
+    gradients: Mapping[str, Float[Tensor, "..."]], factors: CurvatureFactors, damping: Damping
+) -> dict[str, Float[Tensor, "..."]]:
+    """:func:`precondition` for every map; the message of an error names the map."""
+    result = {}
+    for name, gradient in gradients.items():
+        try:
+            result[name] = precondition(gradient, factors.maps[name], damping)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    return result

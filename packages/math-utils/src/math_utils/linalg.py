@@ -1,0 +1,91 @@
+"""Policy for symmetric eigendecompositions, and products with a matrix's own transpose."""
+
+import torch
+
+from math_utils._typing import Float, Matrix, SquareMatrix, Tensor, Vector
+
+
+def symmetric_eigendecomposition(
+    matrix: SquareMatrix, *, dtype: torch.dtype = torch.float64, name: str = "matrix"
+) -> tuple[Vector, SquareMatrix]:
+    """Eigenvalues λ (ascending, none negative) and eigenvectors Q of M = Q diag(λ) Qᵀ.
+
+    The matrix is symmetrised and decomposed in ``dtype``; what rounding made of zero eigenvalues
+    of a positive semi-definite matrix, slightly negative numbers, is set to zero.
+
+    Args:
+        matrix: positive semi-definite up to rounding.
+        dtype: the dtype of the decomposition. float64 by default: in float32 the small
+            eigenvalues of a covariance, which damping divides by, are rounding error.
+        name: names the matrix in an error.
+
+    Returns:
+        (λ [dim], Q [dim, dim] with eigenvectors as columns), in the dtype of ``matrix``.
+
+    Raises:
+        ValueError: if the matrix, or what the decomposition returns, is not finite.
+    """
+    if not torch.isfinite(matrix).all():
+        raise ValueError(f"{name}: expected finite entries, found NaN or infinity")
+    wide = matrix.to(dtype)
+    values, vectors = torch.linalg.eigh((wide + wide.T) / 2)
+    if not (torch.isfinite(values).all() and torch.isfinite(vectors).all()):
+        raise ValueError(
+            f"{name}: the eigendecomposition in {dtype} returned NaN or infinity; "
+            "use a wider eigendecomposition dtype"
+        )
+    return values.clamp_min(0).to(matrix.dtype), vectors.to(matrix.dtype)
+
+
+def add_gram_(total: SquareMatrix, rows: Matrix, *, block: int = 512) -> None:
+    """``total += rowsᵀ rows`` on and above the diagonal blocks; see :func:`symmetrize_`.
+
+    Only blocks that touch the upper triangle are computed, which saves up to half of the
+    arithmetic of the full product.
+
+    Args:
+        total: the running sum [dim, dim]; changed in place.
+        rows: [rows, dim], in the dtype of ``total``.
+        block: width of a block column.
+    """
+    dim = total.shape[0]
+    for start in range(0, dim, block):
+        stop = min(start + block, dim)
+        total[start:stop, start:].addmm_(rows[:, start:stop].T, rows[:, start:])
+
+
+def symmetrize_(total: SquareMatrix) -> SquareMatrix:
+    """Copy the upper triangle over the lower one, in place."""
+    upper = total.triu(1)
+    return total.triu_().add_(upper.T)
+
+
+def low_rank_factors(
+    matrices: Float[Tensor, "num rows cols"], rank: int
+) -> tuple[Float[Tensor, "num rows rank"], Float[Tensor, "num cols rank"]]:
+    """The best rank-``rank`` approximation M ≈ L Rᵀ of each matrix, by the smaller Gram matrix.
+
+    With V the leading eigenvectors of MᵀM, computed in float64, L = M V and R = V: exact at
+    full rank (Eckart and Young), and much cheaper than a singular value decomposition of a wide
+    or tall matrix.
+
+    Args:
+        matrices: the matrices to approximate.
+        rank: columns to keep, capped at min(rows, cols).
+
+    Returns:
+        (L, R) in the dtype of ``matrices``.
+
+    Raises:
+        ValueError: if ``rank`` is not positive.
+    """
+    if rank < 1:
+        raise ValueError(f"expected a rank of at least 1, got {rank}")
+    _, rows, cols = matrices.shape
+    if rows < cols:
+        right, left = low_rank_factors(matrices.mT, rank)
+        return left, right
+    wide = matrices.to(torch.float64)
+    _, vectors = torch.linalg.eigh(wide.mT @ wide)
+    leading = vectors[..., -min(rank, cols) :]
+    return (wide @ leading).to(matrices.dtype), leading.to(matrices.dtype)
