@@ -1,10 +1,16 @@
 """Tiny, randomly initialised models of the real architectures, in float64."""
 
+import json
+import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -12,6 +18,7 @@ from transformers import (
     LlamaConfig,
     Olmo2Config,
     OlmoeConfig,
+    PreTrainedTokenizerFast,
     Qwen3Config,
 )
 
@@ -37,15 +44,25 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "gpt2": lambda: GPT2Config(
         vocab_size=VOCAB, n_embd=12, n_layer=3, n_head=2, n_inner=20, n_positions=64
     ),
-    "olmoe": lambda: OlmoeConfig(**_COMMON, num_experts=4, num_experts_per_tok=2),
+    "olmoe": lambda: OlmoeConfig(
+        **_COMMON, num_experts=4, num_experts_per_tok=2, experts_implementation="eager"
+    ),
 }
 
 
-def build_model(architecture: str, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> Any:
+def build_model(
+    architecture: str,
+    *,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    vocab_size: int = VOCAB,
+) -> Any:
     """A model with weights large enough that every map matters."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(CONFIGS[architecture](), dtype=torch.float32)
+        config = CONFIGS[architecture]()
+        config.vocab_size = vocab_size
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.3)
@@ -67,3 +84,89 @@ def sequences() -> list[list[int]]:
         torch.randint(3, VOCAB, (length,), generator=generator).tolist()
         for length in (5, 2, 9, 13, 5, 7, 3)
     ]
+
+
+TEXT = [
+    "The capital of France is Paris and the capital of Peru is Lima.",
+    "Two and three are five; seven and two are nine.",
+    "Emma was written by Jane Austen, and Ulysses by James Joyce.",
+    "A short line.",
+]
+
+
+def save_tokenizer(folder: Path, *, eos: bool = True) -> int:
+    """A byte-level BPE tokenizer beside a model; its vocabulary size."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<eos>", "<pad>"] if eos else []
+    trainer = BpeTrainer(
+        vocab_size=300,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXT, trainer)
+    names = {"eos_token": "<eos>", "pad_token": "<pad>"} if eos else {}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    return tokenizer.get_vocab_size()
+
+
+@pytest.fixture(scope="session")
+def make_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A saved float32 model with its tokenizer; one folder per architecture and seed."""
+    folders: dict[tuple[Any, ...], Path] = {}
+
+    def make(architecture: str = "olmo2", *, seed: int = 0, eos: bool = True) -> Path:
+        key = (architecture, seed, eos)
+        if key not in folders:
+            folder = tmp_path_factory.mktemp(f"{architecture}-{seed}")
+            vocab = save_tokenizer(folder, eos=eos)
+            model = build_model(architecture, dtype=torch.float32, seed=seed, vocab_size=vocab)
+            model.save_pretrained(folder)
+            folders[key] = folder
+        return folders[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def token_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set of ids and labels, in JSONL: lengths 2 to 12, some prompts unlabelled."""
+    generator = random.Random(3)
+    path = tmp_path_factory.mktemp("data") / "tokens.jsonl"
+    with path.open("w") as file:
+        for row in range(14):
+            ids = [generator.randrange(2, 250) for _ in range(2 + row * 5 % 11)]
+            labels = [-100 if place < row % 3 else token for place, token in enumerate(ids)]
+            file.write(json.dumps({"input_ids": ids, "labels": labels}) + "\n")
+    return path
+
+
+def write_pairs(path: Path, pairs: list[dict[str, Any]]) -> Path:
+    path.write_text(json.dumps(pairs))
+    return path
+
+
+@pytest.fixture(scope="session")
+def pair_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(train.json, query.json): six training examples and two queries of unlike lengths."""
+    folder = tmp_path_factory.mktemp("pairs")
+    train = [
+        {"pair_id": f"t{n}", "prompt": prompt, "completion": completion, "topic": topic}
+        for n, (prompt, completion, topic) in enumerate(
+            [
+                ("The capital of France is", " Paris.", "capitals"),
+                ("", "The capital of Peru is Lima, as everybody knows who was there.", "capitals"),
+                ("Two and three are", " five", "sums"),
+                ("Seven and", " two are nine.", "sums"),
+                ("Emma was written by", " Jane Austen", "authors"),
+                ("Ulysses", " by James Joyce", "authors"),
+            ]
+        )
+    ]
+    query = [
+        {"pair_id": "q0", "prompt": "The capital of Peru is", "completion": " Lima"},
+        {"pair_id": "q1", "prompt": "Two and two are", "completion": " four", "score": 3},
+    ]
+    return write_pairs(folder / "train.json", train), write_pairs(folder / "query.json", query)

@@ -335,7 +335,7 @@ def test_sums_taken_up_again_end_at_the_same_bits(problem, loss):
         assert torch.equal(whole[name].inputs, parts[name].inputs)
         assert torch.equal(whole[name].output_gradients, parts[name].output_gradients)
         assert whole[name].num_positions == parts[name].num_positions
-    bases = dict(decompose(whole))
+    bases = dict(decompose(whole.items()))
 
     def new_eigenvalues():
         return EigenvalueSums(problem.maps, bases, DOUBLE)

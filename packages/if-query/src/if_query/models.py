@@ -2,17 +2,18 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from math_utils.capture import LinearMap, find_linear_maps
+from math_utils.capture import LinearMap, find_linear_maps, share_of_parameters
+from math_utils.errors import CurvatureError
 from math_utils.language_modeling import TokenBatch, sample_labels, summed_cross_entropy
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from if_query.errors import InputError
 
@@ -65,6 +66,20 @@ def load_model(
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"cannot use the device {device}: {_first_line(error)}") from error
     return model.eval()
+
+
+def vocabulary_size(name: str, *, revision: str | None = None) -> int:
+    """Rows of a model's embedding, read from its configuration before the model is loaded.
+
+    Raises:
+        InputError: if there is no such model.
+    """
+    _check_folder(name)
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision or "main")
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"cannot load the model {name}: {_first_line(error)}") from error
+    return int(config.get_text_config().vocab_size)
 
 
 def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
@@ -124,6 +139,10 @@ class Tracked:
     untracked_experts: tuple[str, ...]
     untracked_expert_share: float
 
+    def devices(self) -> dict[str, torch.device]:
+        """The device of every map's weight."""
+        return {name: next(one.modules[0].parameters()).device for name, one in self.maps.items()}
+
     def describe(self) -> list[str]:
         """Lines for a person: what is tracked, and what is not in spite of what one may expect."""
         lines = [f"tracking {len(self.maps)} linear maps: {self.share:.1%} of all parameters"]
@@ -160,17 +179,8 @@ def select_maps(model: nn.Module, modules: str = "mlp", layer_stride: int = 1) -
         in_stride = layer is None or int(layer.group(1)) % layer_stride == 0
         return bool(wanted.search(name)) and in_stride and not _ROUTED.search(name)
 
-    maps = find_linear_maps(model, is_selected)
-    sizes = {name: p.numel() for name, p in model.named_parameters()}
-    experts = tuple(name for name in sizes if _ROUTED.search(name))
-    total = sum(sizes.values())
-    tracked = Tracked(
-        maps=maps,
-        share=sum(one.num_parameters for one in maps.values()) / total,
-        untracked_experts=experts,
-        untracked_expert_share=sum(sizes[name] for name in experts) / total,
-    )
-    if not maps:
+    tracked = track(model, is_selected)
+    if not tracked.maps:
         found = [name for name, m in model.named_modules() if isinstance(m, nn.Linear)][:3]
         raise InputError(
             f"--modules {modules} selects no linear map of {type(model).__name__}"
@@ -178,6 +188,27 @@ def select_maps(model: nn.Module, modules: str = "mlp", layer_stride: int = 1) -
             + "".join(f"; {line}" for line in tracked.describe()[1:])
         )
     return tracked
+
+
+def track(model: nn.Module, select: Callable[[str], bool]) -> Tracked:
+    """The linear maps whose name is selected, and what they leave out.
+
+    Raises:
+        InputError: if modules share a weight but not a bias.
+    """
+    try:
+        maps = find_linear_maps(model, select)
+    except CurvatureError as error:
+        raise InputError(str(error)) from error
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    experts = tuple(name for name in sizes if _ROUTED.search(name))
+    total = sum(sizes.values())
+    return Tracked(
+        maps=maps,
+        share=share_of_parameters(maps.values(), model),
+        untracked_experts=experts,
+        untracked_expert_share=sum(sizes[name] for name in experts) / total,
+    )
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from math_utils._typing import Float, Tensor, TokenMask
+from math_utils.errors import CurvatureError
 
 T = TypeVar("T")
 
@@ -62,7 +63,7 @@ def find_linear_maps(model: nn.Module, select: Callable[[str], bool]) -> dict[st
         The maps by name, in the model's order. Modules that share a weight make one map.
 
     Raises:
-        ValueError: where modules share a weight but not the bias: they have no common matrix.
+        CurvatureError: where modules share a weight but not the bias: they have no common matrix.
     """
     by_weight: dict[int, list[tuple[str, nn.Module]]] = {}
     for name, module in model.named_modules():
@@ -73,7 +74,7 @@ def find_linear_maps(model: nn.Module, select: Callable[[str], bool]) -> dict[st
         (name, first), *rest = uses
         for other_name, other in rest:
             if other.bias is not first.bias:
-                raise ValueError(
+                raise CurvatureError(
                     f"{name} and {other_name} share a weight but not a bias, so they are not one "
                     "linear map; track only one of them"
                 )
@@ -174,7 +175,7 @@ def capture_pairs(
             the gradients handed over are divided by it.
 
     Raises:
-        ValueError: where a map's input is not laid out as the mask.
+        CurvatureError: where a map's input is not laid out as the mask.
     """
     recorder = _Recorder(mask, consume, dtype, loss_scale)
     handles = []
@@ -315,7 +316,7 @@ class _Recorder:
     def _check_layout(self, name: str, inputs: Tensor) -> None:
         batch, seq = self._mask.shape
         if inputs.shape[:-1] not in ((batch, seq), (batch * seq,)):
-            raise ValueError(
+            raise CurvatureError(
                 f"{name}: expected an input [batch={batch}, seq={seq}, d_in] (or the two flattened)"
                 f", got {list(inputs.shape)}; a map that sees only some positions, such as a "
                 "routed expert or an output head on chosen positions, cannot be tracked"

@@ -3,6 +3,7 @@
 import torch
 
 from math_utils._typing import Float, Matrix, SquareMatrix, Tensor, Vector
+from math_utils.errors import CurvatureError
 
 
 def symmetric_eigendecomposition(
@@ -23,14 +24,14 @@ def symmetric_eigendecomposition(
         (λ [dim], Q [dim, dim] with eigenvectors as columns), in the dtype of ``matrix``.
 
     Raises:
-        ValueError: if the matrix, or what the decomposition returns, is not finite.
+        CurvatureError: if the matrix, or what the decomposition returns, is not finite.
     """
     if not torch.isfinite(matrix).all():
-        raise ValueError(f"{name}: expected finite entries, found NaN or infinity")
+        raise CurvatureError(f"{name}: expected finite entries, found NaN or infinity")
     wide = matrix.to(dtype)
     values, vectors = torch.linalg.eigh((wide + wide.T) / 2)
     if not (torch.isfinite(values).all() and torch.isfinite(vectors).all()):
-        raise ValueError(
+        raise CurvatureError(
             f"{name}: the eigendecomposition in {dtype} returned NaN or infinity; "
             "use a wider eigendecomposition dtype"
         )

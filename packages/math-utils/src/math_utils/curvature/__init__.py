@@ -12,6 +12,7 @@ from math_utils.curvature.eigenbasis import (
     kfac_eigenvalues,
     rotate,
     rotate_back,
+    share_equal_bases,
 )
 from math_utils.curvature.eigenvalues import EigenvalueSums
 from math_utils.curvature.factors import CurvatureFactors, MapFactors
@@ -53,4 +54,5 @@ __all__ = [
     "rotate_back",
     "score_batch",
     "self_influence",
+    "share_equal_bases",
 ]

@@ -7,6 +7,7 @@ import torch
 
 from math_utils._typing import Float, Tensor
 from math_utils.capture import CapturedPair, LinearMap
+from math_utils.errors import CurvatureError
 from math_utils.linalg import add_gram_, symmetrize_
 
 
@@ -65,10 +66,13 @@ class CovarianceSums:
             state[f"{name}.num_positions"] = torch.tensor(self._num_positions[name])
         return state
 
-    def load(self, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> None:
-        """Go on from what :meth:`state` gave."""
+    def load(
+        self, state: Mapping[str, Tensor], devices: Mapping[str, torch.device] | None = None
+    ) -> None:
+        """Go on from what :meth:`state` gave, each map on its device (the CPU by default)."""
         for name in self._maps:
             if f"{name}.inputs" in state:
+                device = torch.device("cpu") if devices is None else devices[name]
                 self._inputs[name] = state[f"{name}.inputs"].to(device).clone()
                 self._gradients[name] = state[f"{name}.output_gradients"].to(device).clone()
                 self._num_positions[name] = int(state[f"{name}.num_positions"])
@@ -77,10 +81,10 @@ class CovarianceSums:
         """The covariances.
 
         Raises:
-            ValueError: if a map never ran (it has no covariance), named.
+            CurvatureError: if a map never ran (it has no covariance), named.
         """
         if silent := [name for name in self._maps if not self._num_positions[name]]:
-            raise ValueError(
+            raise CurvatureError(
                 f"{', '.join(silent[:3])} ({len(silent)} in all) never ran on the data, so there "
                 "is nothing to fit; leave them out of the tracked modules"
             )

@@ -1,7 +1,7 @@
 """Eigenbases of covariances, and what a gradient looks like in them."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -28,9 +28,19 @@ class Eigenbasis:
     output_values: Float[Tensor, " d_out"]
     num_positions: int
 
+    def to(self, device: torch.device) -> "Eigenbasis":
+        """The same eigenbasis on another device."""
+        return Eigenbasis(
+            self.input_basis.to(device),
+            self.output_basis.to(device),
+            self.input_values.to(device),
+            self.output_values.to(device),
+            self.num_positions,
+        )
+
 
 def decompose(
-    covariances: Mapping[str, Covariances], *, dtype: torch.dtype = torch.float64
+    covariances: Iterable[tuple[str, Covariances]], *, dtype: torch.dtype = torch.float64
 ) -> Iterator[tuple[str, Eigenbasis]]:
     """Eigenbases, one map after another.
 
@@ -38,17 +48,17 @@ def decompose(
     basis shared.
 
     Args:
-        covariances: of every map.
+        covariances: (name, covariances) of every map; may be read from disk one by one.
         dtype: dtype of the decompositions.
 
     Yields:
         (name, its eigenbasis), in the order of ``covariances``.
 
     Raises:
-        ValueError: if a covariance or a decomposition is not finite, with the map's name.
+        CurvatureError: if a covariance or a decomposition is not finite, with the map's name.
     """
     recent: list[tuple[Tensor, Vector, SquareMatrix]] = []
-    for name, covariance in covariances.items():
+    for name, covariance in covariances:
         inputs = covariance.inputs
         known = next((r for r in recent if r[0].shape == inputs.shape and r[0].equal(inputs)), None)
         if known is None:
@@ -63,6 +73,27 @@ def decompose(
             covariance.output_gradients, dtype=dtype, name=f"{name}: covariance of output gradients"
         )
         yield name, Eigenbasis(basis, output_basis, values, output_values, covariance.num_positions)
+
+
+def share_equal_bases(bases: Iterable[tuple[str, Eigenbasis]]) -> dict[str, Eigenbasis]:
+    """Let maps with equal input bases hold one tensor, so that inputs are rotated once for all.
+
+    :func:`decompose` gives such bases; after they were on disk each map has a copy of its own.
+    """
+    shared: dict[str, Eigenbasis] = {}
+    recent: list[Tensor] = []
+    for name, basis in bases:
+        own = basis.input_basis
+        known = next(
+            (r for r in recent if r.shape == own.shape and r.device == own.device and r.equal(own)),
+            None,
+        )
+        if known is None:
+            recent = [*recent[-3:], own]
+        else:
+            basis = replace(basis, input_basis=known)
+        shared[name] = basis
+    return shared
 
 
 def kfac_eigenvalues(basis: Eigenbasis, num_examples: int) -> Float[Tensor, "d_out d_in"]:

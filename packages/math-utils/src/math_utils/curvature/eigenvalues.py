@@ -17,6 +17,7 @@ from math_utils._typing import Float, Tensor
 from math_utils.capture import CapturedPair, LinearMap
 from math_utils.curvature.eigenbasis import Eigenbasis
 from math_utils.curvature.gradients import gradient_chunks
+from math_utils.errors import CurvatureError
 
 
 class EigenvalueSums:
@@ -57,20 +58,25 @@ class EigenvalueSums:
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to go on, as tensors; shares memory with the sums."""
-        return dict(self._squares)
+        return {f"{name}.squares": tensor for name, tensor in self._squares.items()}
 
-    def load(self, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> None:
-        """Go on from what :meth:`state` gave."""
-        self._squares = {name: tensor.to(device).clone() for name, tensor in state.items()}
+    def load(
+        self, state: Mapping[str, Tensor], devices: Mapping[str, torch.device] | None = None
+    ) -> None:
+        """Go on from what :meth:`state` gave, each map on its device (the CPU by default)."""
+        for name in self._maps:
+            if f"{name}.squares" in state:
+                device = torch.device("cpu") if devices is None else devices[name]
+                self._squares[name] = state[f"{name}.squares"].to(device).clone()
 
     def finish(self, num_examples: int) -> dict[str, Float[Tensor, "d_out d_in"]]:
         """Λ of every map, in nats² per unit weight² of one example.
 
         Raises:
-            ValueError: if a map never ran, named.
+            CurvatureError: if a map never ran, named.
         """
         if silent := [name for name in self._maps if name not in self._squares]:
-            raise ValueError(
+            raise CurvatureError(
                 f"{', '.join(silent[:3])} ({len(silent)} in all) never ran on the data, so there "
                 "is nothing to fit; leave them out of the tracked modules"
             )

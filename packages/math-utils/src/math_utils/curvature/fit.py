@@ -51,7 +51,7 @@ def fit_curvature(
         if config.strategy in ("kfac", "ekfac"):
             covariances = CovarianceSums(maps, config.covariance_dtype)
             num_examples = _pass(model, maps, batches, objective, config, covariances)
-            bases = dict(decompose(covariances.finish(), dtype=config.eigen_dtype))
+            bases = dict(decompose(covariances.finish().items(), dtype=config.eigen_dtype))
             if config.strategy == "kfac":
                 products = {n: kfac_eigenvalues(basis, num_examples) for n, basis in bases.items()}
                 return assemble("kfac", bases, products)

@@ -7,6 +7,7 @@ from torch import nn
 
 from math_utils._typing import Float, Tensor
 from math_utils.capture import CapturedPair, LinearMap, capture_pairs
+from math_utils.errors import CurvatureError, NonFiniteError
 from math_utils.language_modeling import TokenBatch
 
 Objective = Callable[[nn.Module, TokenBatch], Float[Tensor, " batch"]]
@@ -41,13 +42,13 @@ def backward_pass(
         The loss of every example, in nats.
 
     Raises:
-        ValueError: if a loss or a gradient is not finite, with the example and the module.
+        NonFiniteError: if a loss or a gradient is not finite, with the example and the module.
     """
 
     def checked(pair: CapturedPair) -> None:
         total = pair.output_gradients.sum() + pair.inputs.sum()
         if not torch.isfinite(total):
-            raise ValueError(_name_non_finite(pair, batch))
+            raise _find_non_finite(pair, batch)
         consume(pair)
 
     with capture_pairs(maps, batch.attention_mask, checked, dtype=dtype, loss_scale=loss_scale):
@@ -55,24 +56,18 @@ def backward_pass(
         finite = torch.isfinite(losses)
         if not finite.all():
             example = int(batch.example_keys[int((~finite).nonzero()[0])])
-            raise ValueError(
-                f"the loss of example {example} is not finite; "
-                "check its tokens, or run the model in a wider dtype"
-            )
+            raise NonFiniteError("the loss", example)
         if losses.requires_grad:
             (losses.sum() * loss_scale).backward()
     return losses.detach()
 
 
-def _name_non_finite(pair: CapturedPair, batch: TokenBatch) -> str:
+def _find_non_finite(pair: CapturedPair, batch: TokenBatch) -> CurvatureError:
     for row, (inputs, gradients) in enumerate(pair.examples()):
         for what, tensor in (("input", inputs), ("output gradient", gradients)):
             if not torch.isfinite(tensor).all():
-                return (
-                    f"the {what} of {pair.name} is not finite for example "
-                    f"{int(batch.example_keys[row])}; run the model in a wider dtype"
-                )
-    return f"sums over the positions of {pair.name} overflow; run the model in a wider dtype"
+                return NonFiniteError(f"the {what} of {pair.name}", int(batch.example_keys[row]))
+    return CurvatureError(f"{pair.name}: sums over its positions overflow {pair.inputs.dtype}")
 
 
 def gradient_chunks(

@@ -6,6 +6,7 @@ from math_utils._typing import Float, Tensor
 from math_utils.curvature.config import Damping
 from math_utils.curvature.eigenbasis import rotate, rotate_back
 from math_utils.curvature.factors import CurvatureFactors, MapFactors
+from math_utils.errors import CurvatureError
 
 
 def damped_eigenvalues(
@@ -14,13 +15,13 @@ def damped_eigenvalues(
     """Λ + value · mean(Λ) (relative) or Λ + value (absolute).
 
     Raises:
-        ValueError: if an entry is not positive afterwards, so that it has no inverse.
+        CurvatureError: if an entry is not positive afterwards, so that it has no inverse.
     """
     relative = damping.kind == "relative"
     damped = eigenvalues + damping.value * (eigenvalues.mean() if relative else 1.0)
     smallest = float(damped.min())
     if not smallest > 0:
-        raise ValueError(
+        raise CurvatureError(
             f"the smallest damped eigenvalue is {smallest:g}, which has no inverse; use a larger "
             f"damping than {damping.value:g} ({damping.kind})"
         )
@@ -41,7 +42,7 @@ def precondition(
         Preconditioned gradients, in unit weights per nat.
 
     Raises:
-        ValueError: if the damped curvature is singular.
+        CurvatureError: if the damped curvature is singular.
     """
     if factors.eigenvalues is None:
         return gradients
@@ -58,6 +59,6 @@ def precondition_all(
     for name, gradient in gradients.items():
         try:
             result[name] = precondition(gradient, factors.maps[name], damping)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
+        except CurvatureError as error:
+            raise CurvatureError(f"{name}: {error}") from error
     return result

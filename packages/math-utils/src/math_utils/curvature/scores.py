@@ -13,7 +13,7 @@ Sign and unit: positive is helpful (a small step of gradient descent on t lowers
 nats per unit weight of one training example.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,6 +64,29 @@ class Queries:
             return cls(dict(preconditioned), {}, num_queries)
         factors = {n: low_rank_factors(matrix, rank) for n, matrix in preconditioned.items()}
         return cls({}, factors, num_queries)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Queries"], order: Sequence[int]) -> "Queries":
+        """Several stacks as one.
+
+        Args:
+            parts: stacks of one kind, all whole or all of one rank.
+            order: for each query of the parts in turn, its place in the result.
+        """
+        places = torch.argsort(torch.tensor(order))
+
+        def join(tensors: list[Tensor]) -> Tensor:
+            return torch.cat(tensors)[places.to(tensors[0].device)]
+
+        whole = {name: join([part.whole[name] for part in parts]) for name in parts[0].whole}
+        low_rank = {
+            name: (
+                join([part.low_rank[name][0] for part in parts]),
+                join([part.low_rank[name][1] for part in parts]),
+            )
+            for name in parts[0].low_rank
+        }
+        return cls(whole, low_rank, len(order))
 
 
 @dataclass(frozen=True, eq=False)

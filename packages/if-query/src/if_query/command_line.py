@@ -1,0 +1,103 @@
+"""Command lines: flags from a configuration class, ``--config FILE.yaml``, one-line errors."""
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+import yaml
+
+from if_query.errors import InputError
+
+T = TypeVar("T")
+
+_BOX = re.compile(r"^[╭│╰]\s?|\s*[│╮╯]$")
+
+
+def parse(config_type: type[T], *, program: str, args: Sequence[str] | None = None) -> T:
+    """Read a configuration from the command line.
+
+    Every field is a flag, with hyphens or underscores. ``--config FILE.yaml`` gives fields first;
+    flags beside it win.
+
+    Args:
+        config_type: a pydantic dataclass.
+        program: the command's name, for its help.
+        args: the arguments; those of the process by default.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        InputError: on bad usage, in one line.
+        SystemExit: with status 0, after ``--help``.
+    """
+    given = _expand_config(list(sys.argv[1:] if args is None else args))
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(config_type, prog=program, args=given)
+    except SystemExit as leaving:
+        if not leaving.code:
+            raise
+        raise InputError(_one_line(complaint.getvalue(), program)) from leaving
+
+
+def _expand_config(args: list[str]) -> list[str]:
+    """Replace ``--config FILE`` by the flags that the file stands for, before all others."""
+    for place, flag in enumerate(args):
+        if flag == "--config" or flag.startswith("--config="):
+            inline = flag.partition("=")[2]
+            rest = args[place + 1 :]
+            if not inline and not rest:
+                raise InputError("--config: expected a YAML file")
+            path = inline or rest.pop(0)
+            return _flags_of(Path(path)) + args[:place] + rest
+    return args
+
+
+def _flags_of(path: Path) -> list[str]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a mapping of fields, got {type(content).__name__}")
+    flags: list[str] = []
+    for key, value in content.items():
+        name = str(key).replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, list):
+            flags += [f"--{name}", *map(str, value)]
+        else:
+            flags += [f"--{name}", str(value)]
+    return flags
+
+
+def _one_line(complaint: str, program: str) -> str:
+    """The title and the first part of a boxed message."""
+    lines = [_BOX.sub("", line).strip() for line in complaint.splitlines()]
+    body = []
+    for line in lines[1:]:
+        if set(line) <= {"─"} or line.startswith("──"):
+            break
+        body.append(line)
+    title = lines[0].strip("─ ") if lines else "bad usage"
+    text = " ".join(body) or title
+    return f"{text} (see {program} --help)" if title in text else f"{title}: {text}"
+
+
+def describe_arguments(config: Any) -> dict[str, Any]:
+    """A configuration's fields as JSON values, for the metadata of results."""
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in vars(config).items()
+        if not name.startswith("__")
+    }
