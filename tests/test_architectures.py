@@ -105,12 +105,13 @@ def test_factors_do_not_depend_on_batches_order_or_padding(
     objective = LanguageModelLoss(labels, seed=3)
     config = CurvatureConfig(covariance_dtype=torch.float64)
     results = []
+    # Sequence 1, of two tokens, has no label behind a prompt of two.
     for groups, side in (
         ([[0, 1, 2, 3, 4, 5, 6]], "right"),
         ([[6], [3, 5, 1], [2, 0, 4]], "left"),
         ([[row] for row in (3, 1, 4, 0, 5, 2, 6)], "right"),
     ):
-        batches = [collate(sequences, rows, side) for rows in groups]
+        batches = [collate(sequences, rows, side, prompt=2) for rows in groups]
         factors = fit_curvature(model, maps, batches, objective, config).maps
         results.append(
             {

@@ -113,6 +113,17 @@ def test_every_format_gives_the_same_data_set_over_many_chunks(tmp_path: Path) -
         assert refusal(write(tmp_path, columns)).startswith(f"row 8999: input_ids: id {VOCAB} is")
 
 
+@pytest.mark.parametrize("write", [write_folder, write_parquet])
+def test_a_missing_value_far_down_is_named_by_its_row(tmp_path: Path, write: Writer) -> None:
+    rows: list[Any] = [[1, 2]] * 9000
+    rows[8500] = [1, None]
+    assert refusal(write(tmp_path, {"input_ids": rows})).startswith("row 8500: input_ids holds")
+    rows[8400] = None
+    (tmp_path / "other").mkdir()
+    path = write(tmp_path / "other", {"input_ids": rows})
+    assert refusal(path) == "row 8400: input_ids is missing"
+
+
 def test_other_layouts_of_lists_and_a_stored_row_order_are_read(tmp_path: Path) -> None:
     fixed = pa.table(
         {

@@ -38,8 +38,6 @@ class TokenNet(nn.Module):
 
 def token_loss(model: nn.Module, batch: TokenBatch) -> Tensor:
     predicts = batch.label_positions()
-    if not predicts.any():
-        return torch.zeros(len(predicts), dtype=torch.float64)
     logits = model(batch)[predicts]
     targets = batch.labels[:, 1:][predicts[:, :-1]]
     return summed_cross_entropy(logits, targets, predicts.nonzero()[:, 0], len(predicts))
