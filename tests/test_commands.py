@@ -33,12 +33,12 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+ON_CPU = ["--dtype", "float32", "--device", "cpu"]
+
+
 def fit(model: Path, data: Path, folder: Path, *more: str) -> Path:
-    fit_hessians.main(
-        f"--model {model} --hessian-dataset {data} --output-dir {folder}".split()
-        + "--dtype float32 --device cpu".split()
-        + list(more)
-    )
+    arguments = f"--model {model} --hessian-dataset {data} --output-dir {folder}"
+    fit_hessians.main([*arguments.split(), *ON_CPU, *more])
     return folder
 
 
@@ -50,12 +50,9 @@ def query(model: Path, factors: Path, files: tuple[Path, Path], folder: Path, *m
 def query_arguments(
     model: Path, factors: Path, files: tuple[Path, Path], folder: Path, *more: str
 ) -> list[str]:
-    return (
-        f"--model {model} --factors-dir {factors} --output-dir {folder}".split()
-        + f"--train-json {files[0]} --query-json {files[1]}".split()
-        + "--dtype float32 --device cpu".split()
-        + list(more)
-    )
+    arguments = f"--model {model} --factors-dir {factors} --output-dir {folder} "
+    arguments += f"--train-json {files[0]} --query-json {files[1]}"
+    return [*arguments.split(), *ON_CPU, *more]
 
 
 @pytest.fixture(scope="session")

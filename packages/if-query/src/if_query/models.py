@@ -1,6 +1,7 @@
 """Hugging Face causal language models: loading them, choosing their maps, taking their loss."""
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,12 +55,14 @@ def load_model(
     """
     _check_folder(name)
     placement: dict[str, Any] = {"device_map": device_map} if device_map else {}
-    try:
+    with _loading(f"the model {name}"):
         model = AutoModelForCausalLM.from_pretrained(
-            name, revision=revision or "main", dtype=DTYPES[dtype], **placement
+            name,
+            revision=revision or "main",
+            dtype=DTYPES[dtype],
+            trust_remote_code=False,
+            **placement,
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"cannot load the model {name}: {_first_line(error)}") from error
     if not device_map:
         try:
             model = model.to(torch.device(device or default_device()))  # type: ignore[arg-type]
@@ -75,10 +78,10 @@ def vocabulary_size(name: str, *, revision: str | None = None) -> int:
         InputError: if there is no such model.
     """
     _check_folder(name)
-    try:
-        config = AutoConfig.from_pretrained(name, revision=revision or "main")
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"cannot load the model {name}: {_first_line(error)}") from error
+    with _loading(f"the model {name}"):
+        config = AutoConfig.from_pretrained(
+            name, revision=revision or "main", trust_remote_code=False
+        )
     return int(config.get_text_config().vocab_size)
 
 
@@ -89,10 +92,10 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
         InputError: if there is none.
     """
     _check_folder(name)
-    try:
-        return AutoTokenizer.from_pretrained(name, revision=revision or "main")
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"cannot load the tokenizer of {name}: {_first_line(error)}") from error
+    with _loading(f"the tokenizer of {name}"):
+        return AutoTokenizer.from_pretrained(
+            name, revision=revision or "main", trust_remote_code=False
+        )
 
 
 def default_device() -> str:
@@ -281,6 +284,20 @@ def _head_restricted_to(model: nn.Module, positions: Tensor) -> Iterator[bool]:
 def _is_right_padded(batch: TokenBatch) -> bool:
     mask = batch.attention_mask
     return bool((mask[:, 1:] <= mask[:, :-1]).all())
+
+
+@contextmanager
+def _loading(what: str) -> Iterator[None]:
+    """One line for anything that keeps a model from loading, without the hub's own log lines."""
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.CRITICAL)
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"cannot load {what}: {_first_line(error)}") from error
+    finally:
+        hub.setLevel(level)
 
 
 def _check_folder(name: str) -> None:

@@ -1,0 +1,27 @@
+"""Retrieval metrics for scores of training examples against a known truth."""
+
+from attribution.evaluation.bootstrap import bootstrap_interval
+from attribution.evaluation.metrics import (
+    average_precision,
+    ndcg,
+    precision_at_k,
+    recall_at_k,
+    reciprocal_rank,
+    roc_auc,
+    tied_pair_share,
+)
+from attribution.evaluation.report import MetricEstimate, RetrievalReport, evaluate_retrieval
+
+__all__ = [
+    "MetricEstimate",
+    "RetrievalReport",
+    "average_precision",
+    "bootstrap_interval",
+    "evaluate_retrieval",
+    "ndcg",
+    "precision_at_k",
+    "recall_at_k",
+    "reciprocal_rank",
+    "roc_auc",
+    "tied_pair_share",
+]

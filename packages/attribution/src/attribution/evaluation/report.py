@@ -1,0 +1,112 @@
+"""All retrieval metrics of one method, as means over queries with intervals."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from attribution.evaluation.bootstrap import bootstrap_interval
+from attribution.evaluation.metrics import PerQuery, Relevance, Scores, rank_queries
+from attribution.evaluation.ranking import TiedRanking
+
+
+@dataclass(frozen=True)
+class MetricEstimate:
+    """A metric's mean over queries.
+
+    Attributes:
+        mean: over queries.
+        low: lower bound of the 95 % bootstrap interval.
+        high: upper bound.
+        per_query: the values that the mean is of.
+    """
+
+    mean: float
+    low: float
+    high: float
+    per_query: PerQuery
+
+
+@dataclass(frozen=True)
+class RetrievalReport:
+    """The metrics of one method.
+
+    Attributes:
+        metrics: by name: precision@k and recall@k for every k, map, mrr, ndcg, roc_auc.
+        tied_pair_share: mean over queries of the share of (relevant, other) pairs that tie. At 0
+            no metric depends on ties; near 1 the method hardly ranks at all.
+        num_queries: number of queries.
+        num_train: number of training examples that were ranked.
+    """
+
+    metrics: dict[str, MetricEstimate]
+    tied_pair_share: float
+    num_queries: int
+    num_train: int
+
+    def to_dict(self) -> dict[str, object]:
+        """Numbers only, for JSON; without the values per query."""
+        return {
+            "num_queries": self.num_queries,
+            "num_train": self.num_train,
+            "tied_pair_share": self.tied_pair_share,
+            "metrics": {
+                name: {"mean": metric.mean, "low": metric.low, "high": metric.high}
+                for name, metric in self.metrics.items()
+            },
+        }
+
+
+def evaluate_retrieval(
+    scores: Scores,
+    relevance: Relevance,
+    *,
+    cutoffs: Sequence[int] = (1, 5, 10),
+    seed: int = 0,
+    num_resamples: int = 10_000,
+) -> RetrievalReport:
+    """Rank the training examples of every query once and take every metric.
+
+    All metrics, and all methods evaluated with one seed on the same queries, share the resamples
+    of their bootstrap intervals.
+
+    Args:
+        scores: higher is more related [query, train].
+        relevance: True where the example is known to have taught the query's answer.
+        cutoffs: the k of precision@k and recall@k, each at least 1.
+        seed: of the bootstrap.
+        num_resamples: of the bootstrap.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValueError: on no queries, shapes that differ, NaN, a cutoff below 1, or a query to which
+            no example, or every example, is relevant.
+    """
+    if any(k < 1 for k in cutoffs):
+        raise ValueError(f"expected cutoffs of at least 1, got {list(cutoffs)}")
+    rankings = rank_queries(scores, relevance, needs_others=True)
+
+    def estimate(metric: Callable[[TiedRanking], float]) -> MetricEstimate:
+        per_query = np.array([metric(ranking) for ranking in rankings], dtype=np.float64)
+        low, high = bootstrap_interval(
+            per_query, generator=np.random.default_rng(seed), num_resamples=num_resamples
+        )
+        return MetricEstimate(float(per_query.mean()), low, high, per_query)
+
+    metrics: dict[str, MetricEstimate] = {}
+    for k in cutoffs:
+        metrics[f"precision@{k}"] = estimate(lambda ranking, k=k: ranking.precision(k))  # type: ignore[misc]
+    for k in cutoffs:
+        metrics[f"recall@{k}"] = estimate(lambda ranking, k=k: ranking.recall(k))  # type: ignore[misc]
+    metrics["map"] = estimate(TiedRanking.average_precision)
+    metrics["mrr"] = estimate(TiedRanking.reciprocal_rank)
+    metrics["ndcg"] = estimate(TiedRanking.ndcg)
+    metrics["roc_auc"] = estimate(TiedRanking.roc_auc)
+    return RetrievalReport(
+        metrics=metrics,
+        tied_pair_share=float(np.mean([ranking.tied_pair_share() for ranking in rankings])),
+        num_queries=len(rankings),
+        num_train=scores.shape[1],
+    )
