@@ -126,6 +126,7 @@ def main(config: Config) -> None:
         "seconds": round(seconds, 1),
     }
     (folder / "metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
+    draw(folder / "influence.png", queries, train, scores["EK-FAC influence"], report)
     write_ranking(folder / "ranking.csv", queries, train, scores["EK-FAC influence"], relevance)
     console.print(f"took {seconds:.0f} s; all files are under {folder}")
     console.print(
@@ -243,6 +244,55 @@ def example_table(
                 text[:100] + ("…" if len(text) > 100 else ""),
             )
     return table
+
+
+def draw(
+    path: Path,
+    queries: list[dict[str, Any]],
+    train: list[dict[str, Any]],
+    scores: np.ndarray,
+    report: dict[str, Any],
+) -> None:
+    """Mean influence by function asked and function written about, beside precision@10."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    asked = list(dict.fromkeys(pair["func"] for pair in queries))
+    related = list(dict.fromkeys((pair["base_func"], pair["func"]) for pair in train))
+    written = [func for func in asked if any(func == own for _, own in related)]
+    written += [own for func in asked for base, own in related if base == func and own != func]
+    written += [own for _, own in related if own not in written]
+
+    def about(rows: list[dict[str, Any]], func: str | None) -> np.ndarray:
+        return np.array([pair["func"] == func for pair in rows])
+
+    matrix = np.array(
+        [[scores[about(queries, a)][:, about(train, w)].mean() for w in written] for a in asked]
+    )
+    matrix /= np.abs(matrix).max(axis=1, keepdims=True)
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(9.5, 3.6), width_ratios=(2.2, 1), layout="constrained"
+    )
+    image = left.imshow(matrix, cmap="PuOr", vmin=-1, vmax=1, aspect="auto")
+    left.set_xticks(range(len(written)), [w or "none" for w in written], rotation=90, fontsize=7)
+    left.set_yticks(range(len(asked)), asked, fontsize=7)
+    left.set_xlabel("documents about")
+    left.set_ylabel("question about")
+    left.set_title("mean influence, each row scaled to its largest", fontsize=9)
+    figure.colorbar(image, ax=left, shrink=0.8)
+    estimates = [result["metrics"]["precision@10"] for result in report.values()]
+    means = [one["mean"] for one in estimates]
+    errors = [[one["mean"] - one["low"] for one in estimates]]
+    errors += [[one["high"] - one["mean"] for one in estimates]]
+    right.barh(list(report), means, xerr=errors, color="#5e3c99", ecolor="0.4", height=0.6)
+    right.invert_yaxis()
+    right.set_xlim(0, 1)
+    right.tick_params(labelsize=8)
+    right.set_title("precision@10, 95 % interval", fontsize=9)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def write_ranking(
