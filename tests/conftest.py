@@ -56,6 +56,7 @@ def build_model(
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
     vocab_size: int = VOCAB,
+    std: float = 0.3,
 ) -> Any:
     """A model with weights large enough that every map matters."""
     with torch.random.fork_rng():
@@ -65,7 +66,7 @@ def build_model(
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=0.3)
+                torch.nn.init.normal_(parameter, std=std)
             else:
                 parameter.data += 0.1 * torch.randn_like(parameter)
     return model.to(dtype).eval()
@@ -117,12 +118,16 @@ def make_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
     """A saved float32 model with its tokenizer; one folder per architecture and seed."""
     folders: dict[tuple[Any, ...], Path] = {}
 
-    def make(architecture: str = "olmo2", *, seed: int = 0, eos: bool = True) -> Path:
-        key = (architecture, seed, eos)
+    def make(
+        architecture: str = "olmo2", *, seed: int = 0, eos: bool = True, std: float = 0.3
+    ) -> Path:
+        key = (architecture, seed, eos, std)
         if key not in folders:
             folder = tmp_path_factory.mktemp(f"{architecture}-{seed}")
             vocab = save_tokenizer(folder, eos=eos)
-            model = build_model(architecture, dtype=torch.float32, seed=seed, vocab_size=vocab)
+            model = build_model(
+                architecture, dtype=torch.float32, seed=seed, vocab_size=vocab, std=std
+            )
             model.save_pretrained(folder)
             folders[key] = folder
         return folders[key]

@@ -5,7 +5,14 @@ import torch
 from if_query.errors import InputError
 from if_query.models import LanguageModelLoss, fingerprint, label_logits, select_maps
 from math_utils.capture import frozen
-from math_utils.curvature import CurvatureConfig, collect_gradients, fit_curvature
+from math_utils.curvature import (
+    CovarianceSums,
+    CurvatureConfig,
+    EigenvalueSums,
+    backward_pass,
+    collect_gradients,
+    fit_curvature,
+)
 from math_utils.language_modeling import TokenBatch
 
 ARCHITECTURES = ["olmo2", "llama", "qwen3", "gpt_neox", "gpt2"]
@@ -135,8 +142,6 @@ def test_factors_do_not_depend_on_batches_order_or_padding(
 
 
 def test_prompt_positions_enter_the_covariance_of_inputs(make_model, sequences):
-    from math_utils.curvature import CovarianceSums, backward_pass
-
     model = make_model("olmo2")
     maps = select_maps(model).maps
     sums = CovarianceSums(maps, torch.float64)
@@ -150,6 +155,36 @@ def test_prompt_positions_enter_the_covariance_of_inputs(make_model, sequences):
             dtype=torch.float64,
         )
     assert {c.num_positions for c in sums.finish().values()} == {9 + 13}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_statistics_are_summed_in_float32(make_model, sequences, dtype):
+    """Sums in float32 equal sums in float64 of the same low-precision tensors to 1e-5."""
+    model = make_model("olmo2", dtype=dtype)
+    maps = select_maps(model).maps
+    sums = {wide: CovarianceSums(maps, wide) for wide in (torch.float32, torch.float64)}
+    squares = {wide: EigenvalueSums(maps, None, wide) for wide in sums}
+    with frozen(model):
+        for _ in range(20):
+            for wide in sums:
+                for each in (sums[wide], squares[wide]):
+                    backward_pass(
+                        model,
+                        maps,
+                        collate(sequences, [0, 2, 3]),
+                        LanguageModelLoss(),
+                        each.add,
+                        dtype=wide,
+                    )
+    narrow, wide = (sums[each].finish() for each in sums)
+    for name, one in narrow.items():
+        for part in ("inputs", "output_gradients"):
+            expected = getattr(wide[name], part)
+            error = (getattr(one, part).double() - expected).norm() / expected.norm()
+            assert float(error) < 1e-5
+    narrow, wide = (squares[each].finish(60) for each in squares)
+    for name, one in narrow.items():
+        assert float((one.double() - wide[name]).norm() / wide[name].norm()) < 1e-5
 
 
 def test_sampled_labels_ignore_what_the_data_say_but_keep_its_positions(make_model, sequences):

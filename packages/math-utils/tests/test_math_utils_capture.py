@@ -166,6 +166,32 @@ def test_the_loss_scale_is_taken_out_of_the_gradients_once(problem, loss):
         torch.testing.assert_close(plain[name], scaled[name], **EXACT)
 
 
+def test_a_loss_scale_that_overflows_is_lowered_and_nothing_is_counted_twice(problem, loss):
+    """In float16, δ · 65536 overflows; the pairs handed over are those of a lower scale."""
+
+    class Narrow(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient.to(torch.float16).double()
+
+    handle = problem.model.up.register_forward_hook(lambda m, a, out: Narrow.apply(out))
+    batch, seen = problem.batch([0, 1, 2]), []
+    with frozen(problem.model):
+        plain, _ = collect_gradients(problem.model, problem.maps, [batch], loss)
+        scaled, _ = collect_gradients(
+            problem.model, problem.maps, [batch], loss, loss_scale=2.0**40
+        )
+        backward_pass(problem.model, problem.maps, batch, loss, seen.append, loss_scale=2.0**40)
+    handle.remove()
+    assert sorted(pair.name for pair in seen) == sorted(problem.maps)
+    for name in plain:
+        torch.testing.assert_close(plain[name], scaled[name], rtol=1e-2, atol=1e-4)
+
+
 def test_backward_ends_at_the_lowest_map_and_forms_no_weight_gradient(problem, loss):
     maps = {name: one for name, one in problem.maps.items() if name == "down"}
     reached = []

@@ -36,7 +36,9 @@ def backward_pass(
         objective: the loss of every example.
         consume: called once per map.
         dtype: what captured tensors are cast to.
-        loss_scale: factor on the loss, taken out of the gradients again.
+        loss_scale: factor on the loss, taken out of the gradients again. Where it makes a
+            gradient overflow, the batch is done again with a smaller one; until the pass is
+            over, pairs are then held back.
 
     Returns:
         The loss of every example, in nats.
@@ -44,10 +46,30 @@ def backward_pass(
     Raises:
         NonFiniteError: if a loss or a gradient is not finite, with the example and the module.
     """
+    while loss_scale > 1:
+        held: list[CapturedPair] = []
+        try:
+            losses = _backward_once(model, maps, batch, objective, held.append, dtype, loss_scale)
+        except NonFiniteError:
+            loss_scale = max(1.0, loss_scale / 16)
+            continue
+        for pair in held:
+            consume(pair)
+        return losses
+    return _backward_once(model, maps, batch, objective, consume, dtype, loss_scale)
 
+
+def _backward_once(
+    model: nn.Module,
+    maps: Mapping[str, LinearMap],
+    batch: TokenBatch,
+    objective: Objective,
+    consume: Callable[[CapturedPair], None],
+    dtype: torch.dtype,
+    loss_scale: float,
+) -> Tensor:
     def checked(pair: CapturedPair) -> None:
-        total = pair.output_gradients.sum() + pair.inputs.sum()
-        if not torch.isfinite(total):
+        if not torch.isfinite(pair.output_gradients.sum() + pair.inputs.sum()):
             raise _find_non_finite(pair, batch)
         consume(pair)
 
