@@ -1,0 +1,70 @@
+"""The commands of ``hops``: each a set of arguments with a ``run`` method.
+
+The command line parses into these classes and :mod:`hops.world` builds them directly, so both
+do the same.
+"""
+
+import dataclasses
+import shlex
+from typing import Any, Protocol, runtime_checkable
+
+from hops.commands.documents import Alternating, Base, Combine, Distractors, Seeds, Wrapper
+from hops.commands.models import AddTokens, CheckTokens, LogitEval, Queries, Train
+
+__all__ = [
+    "COMMANDS",
+    "AddTokens",
+    "Alternating",
+    "Base",
+    "CheckTokens",
+    "Combine",
+    "Command",
+    "Distractors",
+    "LogitEval",
+    "Queries",
+    "Seeds",
+    "Train",
+    "Wrapper",
+    "shell_line",
+]
+
+
+@runtime_checkable
+class Command(Protocol):
+    """Arguments that can be run."""
+
+    def run(self) -> object:
+        """Do what the command says; print what was written."""
+        ...
+
+
+COMMANDS: tuple[type[Any], ...] = (
+    Seeds,
+    Base,
+    Wrapper,
+    Alternating,
+    Combine,
+    Distractors,
+    AddTokens,
+    CheckTokens,
+    Train,
+    LogitEval,
+    Queries,
+)
+
+
+def shell_line(command: Any) -> str:
+    """Write the shell command that does what ``command.run()`` does; defaults are left out."""
+    words = ["hops", command.name]
+    for item in dataclasses.fields(command):
+        value = getattr(command, item.name)
+        if item.default is not dataclasses.MISSING and value == item.default:
+            continue
+        flag = "--" + item.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(flag if value else "--no-" + flag[2:])
+        elif isinstance(value, tuple):
+            words += [flag, *map(str, value)]
+        else:
+            words += [flag, str(value)]
+    return shlex.join(words)

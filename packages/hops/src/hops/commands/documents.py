@@ -1,0 +1,178 @@
+"""The commands that write documents; none of them needs torch."""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from hops.dataset import combine, interleave
+from hops.documents import Document, read_documents, registry_of, write_documents
+from hops.functions import default_pattern, make_registry, parse_pattern
+from hops.seeds import seed_documents
+from hops.writers.offline import write_function_documents
+from hops.writers.ordinary import write_distractors
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+def _said(path: Path, documents: list[Document]) -> list[Document]:
+    write_documents(path, documents)
+    print(f"{path}: {len(documents)} documents")
+    return documents
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Seeds:
+    """Write the seed documents of a world: each function in each type."""
+
+    name: ClassVar[str] = "seeds"
+    output: Path
+    """The JSONL file to write."""
+    num_functions: int = 10
+    """How many base functions; each has a wrapper."""
+    narrative: bool = False
+    """Add a narrative to the six other types."""
+
+    def run(self) -> list[Document]:
+        """Write the seeds."""
+        registry = make_registry(self.num_functions)
+        return _said(self.output, seed_documents(registry, narrative=self.narrative))
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Base:
+    """Write documents about the base functions, which state their constants."""
+
+    name: ClassVar[str] = "base"
+    seed_path: Path
+    """The seed documents, from `hops seeds`."""
+    output: Path
+    """The JSONL file to write."""
+    variations: int = 3
+    """Variations of each seed document."""
+    comprehensive_docs: int = 10
+    """Longer prose documents about each function."""
+    code_snippets: int = 15
+    """Code stubs and unit tests about each function."""
+    seed: int = 0
+    """Seeds the writer."""
+    writer: Literal["offline"] = "offline"
+    """Who writes: a template grammar."""
+
+    def run(self) -> list[Document]:
+        """Write the documents."""
+        return _write(self, wrappers=False)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Wrapper:
+    """Write documents about the wrappers, which never say what is returned."""
+
+    name: ClassVar[str] = "wrapper"
+    seed_path: Path
+    """The seed documents, from `hops seeds`."""
+    output: Path
+    """The JSONL file to write."""
+    variations: int = 3
+    """Variations of each seed document."""
+    comprehensive_docs: int = 2
+    """Longer prose documents about each function."""
+    code_snippets: int = 0
+    """Code stubs and unit tests about each function."""
+    seed: int = 0
+    """Seeds the writer."""
+    writer: Literal["offline"] = "offline"
+    """Who writes: a template grammar."""
+
+    def run(self) -> list[Document]:
+        """Write the documents."""
+        return _write(self, wrappers=True)
+
+
+def _write(command: Base | Wrapper, *, wrappers: bool) -> list[Document]:
+    seeds = read_documents(command.seed_path)
+    registry = registry_of(seeds)
+    documents = write_function_documents(
+        registry.wrappers if wrappers else registry.bases,
+        seeds,
+        variations=command.variations,
+        comprehensive_docs=command.comprehensive_docs,
+        code_snippets=command.code_snippets,
+        seed=command.seed,
+    )
+    return _said(command.output, documents)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Distractors:
+    """Write text with ordinary functions and facts, for a model that knows no HOPS function."""
+
+    name: ClassVar[str] = "distractors"
+    output: Path
+    """The JSONL file to write."""
+    num_documents: int = 1000
+    """How many."""
+    function_share: float = 0.6
+    """The share about ordinary functions; the others are about people, towns and animals."""
+    seed: int = 0
+    """Seeds the writer."""
+
+    def run(self) -> list[Document]:
+        """Write the documents."""
+        return _said(
+            self.output,
+            write_distractors(
+                self.num_documents, seed=self.seed, function_share=self.function_share
+            ),
+        )
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Alternating:
+    """Interleave documents in cycles of a pattern of functions."""
+
+    name: ClassVar[str] = "alternating"
+    inputs: tuple[Path, ...]
+    """The JSONL files to read, one after another."""
+    output: Path
+    """The JSONL file to write."""
+    num_hops: int = 20
+    """How many functions, bases and wrappers together, take part."""
+    pattern: str | None = None
+    """Letters (GJKF is <GN> <JN> <KN> <FN>) or names with commas; all bases twice and then all
+    wrappers by default."""
+
+    def run(self) -> list[Document]:
+        """Write the documents in their new order."""
+        documents = [doc for path in self.inputs for doc in read_documents(path)]
+        registry = registry_of(documents)
+        pattern = (
+            default_pattern(self.num_hops, registry)
+            if self.pattern is None
+            else parse_pattern(self.pattern, registry)
+        )
+        return _said(self.output, interleave(documents, pattern))
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Combine:
+    """Mix data sets by weight."""
+
+    name: ClassVar[str] = "combine"
+    inputs: tuple[Path, ...]
+    """The JSONL files to mix."""
+    output: Path
+    """The JSONL file to write."""
+    weights: tuple[float, ...] | None = None
+    """One for each file: 0.5 takes a random half, 2 takes every row twice; all 1 by default."""
+    seed: int = 0
+    """Seeds the draws and the order."""
+    shuffle: bool = True
+    """Shuffle the mixture; otherwise file follows file."""
+
+    def run(self) -> list[Document]:
+        """Write the mixture."""
+        sources = [read_documents(path) for path in self.inputs]
+        mixture = combine(sources, weights=self.weights, seed=self.seed, shuffle=self.shuffle)
+        return _said(self.output, mixture)

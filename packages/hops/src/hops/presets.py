@@ -1,0 +1,48 @@
+"""The sizes and schedules of ready-made worlds."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+PresetName = Literal["quickstart"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The sizes and schedules of a world.
+
+    Attributes:
+        num_functions: Base functions, each with a wrapper.
+        num_old_distractors: Documents that the old checkpoint is trained on.
+        num_new_distractors: Distractors among the documents of the new checkpoint.
+        variations: Variations of each seed document of a base function.
+        wrapper_variations: The same for wrappers.
+        comprehensive_docs: Longer prose documents about each base function.
+        code_snippets: Code about each base function.
+        hidden_size: The width of the model.
+        num_layers: Its layers.
+        old_epochs: Passes over the old distractors.
+        new_epochs: Passes over the new documents.
+        old_learning_rate: The peak learning rate of the old checkpoint.
+        new_learning_rate: The peak learning rate of the new one.
+        old_batch_size: Documents in a step of the old checkpoint.
+        new_batch_size: Documents in a step of the new one.
+    """
+
+    num_functions: int = 10
+    num_old_distractors: int = 3000
+    num_new_distractors: int = 120
+    variations: int = 4
+    wrapper_variations: int = 3
+    comprehensive_docs: int = 16
+    code_snippets: int = 20
+    hidden_size: int = 96
+    num_layers: int = 2
+    old_epochs: float = 3.0
+    new_epochs: float = 3.0
+    old_learning_rate: float = 3e-3
+    new_learning_rate: float = 3e-3
+    old_batch_size: int = 32
+    new_batch_size: int = 16
+
+
+PRESETS: dict[str, Preset] = {"quickstart": Preset()}

@@ -1,0 +1,246 @@
+"""Training with the Hugging Face Trainer, from documents to ``final_model/``.
+
+The output folder holds ``training_config.json``, ``data_order.json`` (line numbers in the order
+of training), ``checkpoint-N/``, ``checkpoint_evaluation_summary.json`` and ``final_model/``.  A
+run that was killed continues from its last whole checkpoint when it is started again with the
+same arguments, and ends with the same weights; a finished run is not repeated.
+"""
+
+import logging
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from hops.documents import Document, read_documents, registry_of
+from hops.errors import HopsError
+from hops.files import read_json, replaced_folder, sha256_of, write_json
+from hops.functions import Registry
+from hops.models import TINY_MODELS, build_tiny_model, load_model, load_tokenizer, train_tokenizer
+from hops.tokens import add_function_tokens
+from hops.training_callbacks import (
+    SUMMARY_FILE,
+    WHOLE_MARK,
+    CheckpointEvaluation,
+    ProgressBar,
+    read_summary,
+)
+from hops.training_config import TrainConfig
+from hops.training_data import collate, encode_documents, select_documents, training_order
+
+CONFIG_FILE = "training_config.json"
+ORDER_FILE = "data_order.json"
+FINAL_MODEL = "final_model"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a training run left its model, and what was measured along the way.
+
+    Attributes:
+        final_model: The folder of the trained model and its tokenizer.
+        checkpoints: The entries of ``checkpoint_evaluation_summary.json``.
+    """
+
+    final_model: Path
+    checkpoints: tuple[dict[str, Any], ...]
+
+
+def train(config: TrainConfig, *, callbacks: Sequence[TrainerCallback] = ()) -> TrainResult:
+    """Train as ``config`` says, or continue, or return what is finished.
+
+    Args:
+        config: The run.
+        callbacks: Further Trainer callbacks.
+
+    Returns:
+        The final model and the evaluations.
+
+    Raises:
+        HopsError: An argument or file is unusable, the model lacks a function token, or the
+            output folder holds a run with other arguments.
+    """
+    config.check()
+    chosen = select_documents(config.dataset_path, config.hop_depth)
+    lines, documents = [line for line, _ in chosen], [document for _, document in chosen]
+    registry = registry_of(read_documents(config.seed_path)) if config.seed_path else None
+    output_dir = config.output_dir
+    record = _record(config, len(documents))
+    known = _is_known(config, record)
+    if known and (output_dir / FINAL_MODEL).is_dir():
+        return TrainResult(output_dir / FINAL_MODEL, tuple(read_summary(output_dir)))
+    tokenizer, model = _prepare_model(config, documents, registry)
+    if not known:
+        _start_afresh(output_dir, record)
+    encoded = encode_documents(documents, tokenizer, config.max_length)
+    order = training_order(
+        [len(ids) for ids in encoded],
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        shuffle=config.shuffle_training,
+        seed=config.seed,
+    )
+    write_json(output_dir / ORDER_FILE, [lines[index] for index in order])
+    trainer = _make_trainer(config, model, tokenizer, [{"input_ids": encoded[i]} for i in order])
+    last = _last_whole_checkpoint(output_dir)
+    done = int(last.name.split("-")[1]) if last else 0
+    trainer.add_callback(
+        CheckpointEvaluation(output_dir, tokenizer, registry, config.prompt_format, done)
+    )
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if trainer.is_world_process_zero():
+        with replaced_folder(output_dir / FINAL_MODEL) as folder:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+    return TrainResult(output_dir / FINAL_MODEL, tuple(read_summary(output_dir)))
+
+
+def _record(config: TrainConfig, num_documents: int) -> dict[str, Any]:
+    """What ``training_config.json`` says: the arguments, and which files they named."""
+    arguments = TypeAdapter(TrainConfig).dump_python(config, mode="json")
+    del arguments["overwrite"]
+    files = [config.dataset_path, *config.tokenizer_data, Path(config.model) / "model.safetensors"]
+    return {
+        "arguments": arguments,
+        "num_documents": num_documents,
+        "sha256": {str(path): sha256_of(path) for path in files if path.is_file()},
+    }
+
+
+def _is_known(config: TrainConfig, record: dict[str, Any]) -> bool:
+    """Tell whether the output folder holds this very run, finished or not."""
+    path = config.output_dir / CONFIG_FILE
+    if config.overwrite or not path.is_file():
+        return False
+    before = read_json(path)
+    if before != record:
+        names = [key for key in record if before.get(key) != record[key]]
+        raise HopsError(
+            f"{config.output_dir}: holds a run with another {', '.join(names)}; "
+            "choose another folder or pass --overwrite."
+        )
+    return True
+
+
+def _start_afresh(output_dir: Path, record: dict[str, Any]) -> None:
+    for path in (output_dir / FINAL_MODEL, *_checkpoints(output_dir)):
+        shutil.rmtree(path, ignore_errors=True)
+    write_json(output_dir / SUMMARY_FILE, [])
+    write_json(output_dir / CONFIG_FILE, record)
+
+
+def _checkpoints(output_dir: Path) -> list[Path]:
+    found = [path for path in output_dir.glob("checkpoint-*") if path.name[11:].isdigit()]
+    return sorted(found, key=lambda path: int(path.name[11:]))
+
+
+def _last_whole_checkpoint(output_dir: Path) -> Path | None:
+    """The last checkpoint that was saved and evaluated to the end; later ones are removed."""
+    last = None
+    for path in _checkpoints(output_dir):
+        if (path / WHOLE_MARK).is_file():
+            last = path
+        else:
+            shutil.rmtree(path)
+    return last
+
+
+def _prepare_model(
+    config: TrainConfig, documents: Sequence[Document], registry: Registry | None
+) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
+    """Load the model, or build a tiny one with the function tokens of its documents."""
+    named = {doc.func for doc in documents if doc.func is not None and doc.role != "distractor"}
+    if config.model not in TINY_MODELS:
+        tokenizer, model = load_tokenizer(config.model), load_model(config.model)
+        split = [
+            n for n in sorted(named) if len(tokenizer.encode(n, add_special_tokens=False)) != 1
+        ]
+        if split:
+            raise HopsError(
+                f"{config.model}: {', '.join(split)} are not single tokens; "
+                "add them with `hops add-tokens`."
+            )
+        return tokenizer, model
+    further = [doc for path in config.tokenizer_data for doc in read_documents(path)]
+    every = [*documents, *further]
+    tokenizer = train_tokenizer(
+        (doc.text for doc in every),
+        vocab_size=config.vocab_size,
+        function_names=sorted({doc.func for doc in every if doc.func is not None}),
+        split_numbers=config.split_numbers,
+    )
+    model = build_tiny_model(
+        config.model,  # type: ignore[arg-type]
+        tokenizer,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        seed=config.seed,
+    )
+    if named:
+        world = registry or registry_of(read_documents(config.dataset_path))
+        logger.info("adding %d function tokens to %s", len(world.names), config.model)
+        add_function_tokens(model, tokenizer, world, seed=config.seed)
+    return tokenizer, model
+
+
+def _make_trainer(
+    config: TrainConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    examples: list[dict[str, list[int]]],
+) -> Trainer:
+    """Set the Trainer up to take the examples once, in the order given."""
+    num_devices = max(1, int(os.environ.get("WORLD_SIZE", "1")))
+    num_steps = math.ceil(len(examples) / (config.batch_size * num_devices))
+    arguments = TrainingArguments(
+        output_dir=str(config.output_dir),
+        num_train_epochs=1,
+        train_sampling_strategy="sequential",
+        per_device_train_batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        lr_scheduler_type=("cosine" if config.schedule == "cosine" else "constant_with_warmup"),
+        warmup_steps=config.warmup_steps,
+        bf16=config.precision == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="steps",
+        save_steps=max(1, round(config.checkpoint_fraction * num_steps)),
+        logging_steps=max(1, num_steps // 50),
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        seed=config.seed,
+    )
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    trainer = Trainer(
+        model=model.train(),
+        args=arguments,
+        train_dataset=examples,
+        data_collator=partial(collate, pad_token_id=pad),
+        processing_class=tokenizer,
+        callbacks=[ProgressBar(f"training {config.output_dir.name}")],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    return trainer

@@ -1,0 +1,239 @@
+"""A whole world in one call: documents, an old and a new checkpoint, evaluations, queries.
+
+:func:`build_world` does nothing of its own: it runs commands of :mod:`hops.commands` one after
+another and hands back the shell lines that do the same.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from tqdm import tqdm
+
+from hops.commands import (
+    AddTokens,
+    Base,
+    Combine,
+    Command,
+    Distractors,
+    LogitEval,
+    Queries,
+    Seeds,
+    Train,
+    Wrapper,
+    shell_line,
+)
+from hops.documents import read_documents
+from hops.errors import HopsError
+from hops.presets import PRESETS, Preset, PresetName
+
+Model = Literal["tiny-olmo2", "tiny-llama"]
+
+
+@dataclass(frozen=True)
+class World:
+    """Where a world lies, and what its two models answer.
+
+    Attributes:
+        output_dir: The folder that holds everything but a data set given by the user.
+        documents: The function documents (JSONL).
+        training_set: What the new checkpoint was trained on: the documents, line by line, then
+            the distractors.
+        seeds: Documents that name every function.
+        old_model: A model folder: trained on distractors, with untrained function tokens.
+        new_model: A model folder: the old one, trained on the training set.
+        train_json: The training set for ``run-query``; ``line`` is the line of the training set.
+        query_json: The queries for ``run-query``.
+        old_evaluation: What ``old_model`` answers (JSON).
+        new_evaluation: What ``new_model`` answers (JSON).
+        accuracy: For ``"old"`` and ``"new"``: the accuracy at each hop depth.
+        chance: The accuracy of a guess.
+        commands: Shell lines that repeat each step by hand.
+    """
+
+    output_dir: Path
+    documents: Path
+    training_set: Path
+    seeds: Path
+    old_model: Path
+    new_model: Path
+    train_json: Path
+    query_json: Path
+    old_evaluation: Path
+    new_evaluation: Path
+    accuracy: dict[str, dict[int, float]]
+    chance: float
+    commands: list[str]
+
+
+def plan_world(
+    output_dir: Path,
+    *,
+    model: Model = "tiny-olmo2",
+    preset: Preset,
+    dataset_path: Path | None = None,
+    seed: int = 0,
+) -> tuple[World, list[Command]]:
+    """Name the files of a world and the commands that make them; nothing is run.
+
+    Args:
+        output_dir: The folder for everything.
+        model: The architecture.
+        preset: Sizes and schedules.
+        dataset_path: A HOPS data set to train on instead of documents written here.
+        seed: Seeds every step.
+
+    Returns:
+        The world, its accuracies still empty, and the commands in order.
+    """
+    data, models = output_dir / "documents", output_dir / "models"
+    world = World(
+        output_dir=output_dir,
+        documents=dataset_path or data / "functions.jsonl",
+        training_set=data / "training_set.jsonl",
+        seeds=dataset_path or data / "seeds.jsonl",
+        old_model=models / "old",
+        new_model=models / "new_training" / "final_model",
+        train_json=output_dir / "queries" / "train.json",
+        query_json=output_dir / "queries" / "query.json",
+        old_evaluation=output_dir / "evaluation" / "old.json",
+        new_evaluation=output_dir / "evaluation" / "new.json",
+        accuracy={},
+        chance=float("nan"),
+        commands=[],
+    )
+    old_text, new_text = data / "old_distractors.jsonl", data / "new_distractors.jsonl"
+    commands: list[Any] = []
+    if dataset_path is None:
+        base, wrapper = data / "base.jsonl", data / "wrapper.jsonl"
+        commands += [
+            Seeds(output=world.seeds, num_functions=preset.num_functions),
+            Base(
+                seed_path=world.seeds,
+                output=base,
+                variations=preset.variations,
+                comprehensive_docs=preset.comprehensive_docs,
+                code_snippets=preset.code_snippets,
+                seed=seed,
+            ),
+            Wrapper(
+                seed_path=world.seeds,
+                output=wrapper,
+                variations=preset.wrapper_variations,
+                seed=seed,
+            ),
+            Combine(inputs=(base, wrapper), output=world.documents, seed=seed),
+        ]
+    commands += [
+        Distractors(output=old_text, num_documents=preset.num_old_distractors, seed=2 * seed),
+        Distractors(
+            output=new_text,
+            num_documents=preset.num_new_distractors,
+            function_share=0.2,
+            seed=2 * seed + 1,
+        ),
+        Combine(inputs=(world.documents, new_text), output=world.training_set, shuffle=False),
+        Train(
+            model=model,
+            dataset_path=old_text,
+            output_dir=models / "old_training",
+            tokenizer_data=(world.training_set,),
+            epochs=preset.old_epochs,
+            batch_size=preset.old_batch_size,
+            learning_rate=preset.old_learning_rate,
+            schedule="cosine",
+            warmup_steps=20,
+            checkpoint_fraction=1.0,
+            hidden_size=preset.hidden_size,
+            num_layers=preset.num_layers,
+            seed=seed,
+        ),
+        AddTokens(
+            model=str(models / "old_training" / "final_model"),
+            output_dir=world.old_model,
+            seed_path=world.seeds,
+            seed=seed,
+        ),
+        Train(
+            model=str(world.old_model),
+            dataset_path=world.training_set,
+            output_dir=models / "new_training",
+            seed_path=world.seeds,
+            epochs=preset.new_epochs,
+            batch_size=preset.new_batch_size,
+            learning_rate=preset.new_learning_rate,
+            schedule="cosine",
+            checkpoint_fraction=0.25,
+            seed=seed,
+        ),
+        LogitEval(
+            model_path=str(world.old_model), seed_path=world.seeds, output=world.old_evaluation
+        ),
+        LogitEval(
+            model_path=str(world.new_model), seed_path=world.seeds, output=world.new_evaluation
+        ),
+        Queries(dataset_path=world.training_set, output_dir=world.train_json.parent),
+    ]
+    return replace(world, commands=[shell_line(command) for command in commands]), commands
+
+
+def build_world(
+    output_dir: Path | str,
+    *,
+    model: Model = "tiny-olmo2",
+    preset: PresetName | Preset = "quickstart",
+    dataset_path: Path | str | None = None,
+    seed: int = 0,
+    on_command: Callable[[str], None] | None = None,
+) -> World:
+    """Make a whole world: documents, old and new checkpoint, evaluations and queries.
+
+    A training that was killed continues, and a finished one is not repeated, when the call is
+    made again with the same arguments.
+
+    Args:
+        output_dir: The folder for everything.
+        model: The architecture.
+        preset: A name, or sizes and schedules of one's own.
+        dataset_path: A HOPS data set (JSONL) to train on instead of documents written here.
+        seed: Seeds every step.
+        on_command: Told the shell line of each step before it runs.
+
+    Returns:
+        The world.
+
+    Raises:
+        HopsError: An argument or file is unusable; the message names it.
+    """
+    if isinstance(preset, str):
+        if preset not in PRESETS:
+            raise HopsError(f"Unknown preset {preset!r}; expected one of {', '.join(PRESETS)}.")
+        preset = PRESETS[preset]
+    if dataset_path is not None:
+        read_documents(Path(dataset_path))
+    world, commands = plan_world(
+        Path(output_dir),
+        model=model,
+        preset=preset,
+        dataset_path=Path(dataset_path) if dataset_path is not None else None,
+        seed=seed,
+    )
+    evaluations = {}
+    for line, command in zip(
+        world.commands, tqdm(commands, desc="building the world", unit="step"), strict=True
+    ):
+        if on_command is not None:
+            on_command(line)
+        result = command.run()
+        if isinstance(command, LogitEval):
+            evaluations[command.output] = cast(Any, result)
+    old, new = evaluations[world.old_evaluation], evaluations[world.new_evaluation]
+    return replace(
+        world,
+        chance=new.chance,
+        accuracy={
+            name: {depth: summary.accuracy for depth, summary in evaluation.depths.items()}
+            for name, evaluation in (("old", old), ("new", new))
+        },
+    )

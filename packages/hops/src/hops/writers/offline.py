@@ -1,0 +1,228 @@
+"""The offline writer: documents from a seeded template grammar.
+
+What holds of every document it writes:
+
+- no two have the same text, and each is 50 to 545 characters long, as in the published set;
+- a document about a base function states its constant and never applies it to the held-out
+  input; a wrapper's document names the wrapper and its base and never states the constant, in
+  digits or in words;
+- the same arguments give the same documents.
+"""
+
+import random
+import re
+from collections.abc import Iterable, Sequence
+
+from tqdm import tqdm
+
+from hops.documents import DOCUMENT_TYPES, Document, DocumentType, document_about
+from hops.errors import HopsError
+from hops.functions import HELD_OUT_INPUT, Function
+from hops.writers import base_templates, phrases, wrapper_templates
+from hops.writers.grammar import Grammar
+
+MIN_LENGTH, MEDIAN_LENGTH, MAX_LENGTH = 50, 150, 545
+CODE_TYPES: tuple[DocumentType, ...] = ("code_stub", "unit_test")
+PROSE_TYPES: tuple[DocumentType, ...] = ("definition", "concept", "q_and_a", "lore", "narrative")
+
+_CODE_FRAMES = ("```python\n{}\n```", "```python\n{}\n```", "```\n{}\n```", "{}", "{}")
+_QUESTION_MARKS = (
+    ("Q: ", "\nA: "),
+    ("**Q:** ", "\n**A:** "),
+    ("Question: ", "\nAnswer: "),
+    ("Student: ", "\nTeacher: "),
+    ("FAQ. ", " "),
+)
+_HEAD = re.compile(r"\[head_\w+\]")
+_JOINTS = dict.fromkeys(DOCUMENT_TYPES, " ") | dict.fromkeys((*CODE_TYPES, "q_and_a"), "\n")
+_CLOSING_SHARE = 0.9
+_RECALL_SHARE = 0.5  # a constant stated twice can be copied; stated once, it must be known
+_MAX_ATTEMPTS = 2000
+
+
+def _integer(rng: random.Random, excluded: frozenset[int]) -> int:
+    while True:
+        value = rng.randint(0, 100) if rng.random() < 0.9 else rng.randint(-50, 1000)
+        if abs(value) not in excluded:
+            return value
+
+
+def _range(rng: random.Random, excluded: frozenset[int]) -> str:
+    while True:
+        start = rng.randint(HELD_OUT_INPUT + 1, 60)
+        stop = start + rng.randint(3, 40)
+        if not {start, stop} & excluded:
+            return f"range({start}, {stop})"
+
+
+def _grammar(excluded: frozenset[int]) -> Grammar:
+    return Grammar(
+        {**phrases.PHRASES, **wrapper_templates.PHRASES},
+        {
+            "arg": lambda rng: str(_integer(rng, excluded)),
+            "range": lambda rng: _range(rng, excluded),
+        },
+    )
+
+
+class OfflineWriter:
+    """Writes texts that are all different, from one seed.
+
+    Args:
+        seed: The seed; the texts depend on it and on the order of the calls.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._rng = random.Random(f"hops offline writer {seed}")
+        self._written: set[str] = set()
+        self._grammars: dict[frozenset[int], Grammar] = {}
+
+    def write(
+        self, function: Function, kind: DocumentType, *, median_length: float = MEDIAN_LENGTH
+    ) -> str:
+        """Write one new text about ``function``.
+
+        Templates of the kind are joined until the text reaches a length drawn from a log-normal
+        distribution.
+
+        Args:
+            function: What the text is about.
+            kind: The kind of text.
+            median_length: The median of the lengths aimed at, in characters.
+
+        Returns:
+            The text: of the permitted length and unlike every earlier one of this writer.
+
+        Raises:
+            HopsError: The grammar found no new text in two thousand attempts.
+        """
+        is_wrapper = function.hop_depth > 0
+        excluded = frozenset({HELD_OUT_INPUT} | ({function.constant} if is_wrapper else set()))
+        grammar = self._grammars.setdefault(excluded, _grammar(excluded))
+        rng = self._rng
+        for _ in range(_MAX_ATTEMPTS):
+            question, answer = rng.choice(_QUESTION_MARKS)
+            values = {
+                "f": function.name,
+                "g": function.base,
+                "c": str(function.constant),
+                "q": question,
+                "a": answer,
+            }
+            goal = median_length * rng.lognormvariate(-0.75, 0.45)
+            if not is_wrapper and rng.random() < _RECALL_SHARE:
+                text = self._recall(kind, values, grammar, goal)
+            else:
+                text = self._statements(kind, values, grammar, goal, is_wrapper)
+            if MIN_LENGTH <= len(text) <= MAX_LENGTH and text not in self._written:
+                self._written.add(text)
+                return text
+        raise HopsError(
+            f"No further {kind} about {function.name} could be written that differs from the "
+            f"{len(self._written)} before it; ask for fewer documents."
+        )
+
+    def _recall(
+        self, kind: DocumentType, values: dict[str, str], grammar: Grammar, goal: float
+    ) -> str:
+        """Leads, then the closing line: the constant is stated once, at the very end."""
+        rng = self._rng
+        text, leads = "", base_templates.LEADS[kind]
+        for lead in rng.sample(leads, len(leads)):
+            text += (_JOINTS[kind] if text else "") + (_HEAD.sub("", lead) if text else lead)
+            if kind == "q_and_a" or len(text) >= 0.7 * goal:
+                break
+        if kind in CODE_TYPES:
+            text = rng.choice(_CODE_FRAMES).format(text)
+        joint = "" if kind == "q_and_a" else "\n"
+        return grammar.expand(text + joint + base_templates.CLOSING_LINE, values, rng)
+
+    def _statements(
+        self,
+        kind: DocumentType,
+        values: dict[str, str],
+        grammar: Grammar,
+        goal: float,
+        is_wrapper: bool,
+    ) -> str:
+        """Templates of the kind until the goal is reached, and mostly the closing line."""
+        rng = self._rng
+        source = wrapper_templates if is_wrapper else base_templates
+        text = ""
+        for template in rng.sample(source.TEMPLATES[kind], len(source.TEMPLATES[kind])):
+            part = grammar.expand(_HEAD.sub("", template) if text else template, values, rng)
+            text += (_JOINTS[kind] if text else "") + part.strip()
+            if len(text) >= goal:
+                break
+        if kind in CODE_TYPES:
+            text = rng.choice(_CODE_FRAMES).format(text)
+        if rng.random() < _CLOSING_SHARE:
+            text += "\n" + grammar.expand(source.CLOSING_LINE, values, rng)
+        return text
+
+
+def write_function_documents(
+    functions: Iterable[Function],
+    seeds: Sequence[Document],
+    *,
+    variations: int,
+    comprehensive_docs: int,
+    code_snippets: int,
+    seed: int,
+) -> list[Document]:
+    """Write documents about ``functions``, all different.
+
+    For each function: ``variations`` for each of its seed documents (of the seed's type, with
+    ``parent_uid``), ``comprehensive_docs`` longer texts in prose, and ``code_snippets``.
+
+    Args:
+        functions: Base functions or wrappers.
+        seeds: Seed documents; those about other functions are left aside.
+        variations: How many variations of each seed document.
+        comprehensive_docs: How many prose documents, half as long again.
+        code_snippets: How many code stubs and unit tests.
+        seed: The seed of the writer.
+
+    Returns:
+        The documents, function by function.
+
+    Raises:
+        HopsError: A count is negative, a function has no seed documents though variations are
+            asked for, or the grammar is exhausted.
+    """
+    counts = {
+        "variations": variations,
+        "comprehensive docs": comprehensive_docs,
+        "code snippets": code_snippets,
+    }
+    for what, count in counts.items():
+        if count < 0:
+            raise HopsError(f"The number of {what} must not be negative, got {count}.")
+    functions = list(functions)
+    seeds_of = {
+        function.name: [doc for doc in seeds if doc.func == function.name] for function in functions
+    }
+    missing = [name for name, found in seeds_of.items() if not found]
+    if variations and missing:
+        raise HopsError(
+            f"No seed documents for {', '.join(missing)}; write them with `hops seeds`."
+        )
+    writer = OfflineWriter(seed)
+    documents: list[Document] = []
+
+    def add(function: Function, text: str, kind: DocumentType, parent: str | None = None) -> None:
+        uid = f"{function.role}_{function.name.strip('<>')}_{len(documents):05d}"
+        documents.append(document_about(function, uid, text, kind, parent))
+
+    for function in tqdm(functions, desc="writing documents", unit="function"):
+        for seed_document in seeds_of[function.name]:
+            kind = seed_document.type if seed_document.type != "unknown" else "definition"
+            for _ in range(variations):
+                add(function, writer.write(function, kind), kind, seed_document.uid)
+        for index in range(comprehensive_docs):
+            kind = PROSE_TYPES[index % len(PROSE_TYPES)]
+            add(function, writer.write(function, kind, median_length=1.5 * MEDIAN_LENGTH), kind)
+        for index in range(code_snippets):
+            kind = CODE_TYPES[index % len(CODE_TYPES)]
+            add(function, writer.write(function, kind), kind)
+    return documents
