@@ -59,7 +59,10 @@ pytestmark = [
 
 ARCHITECTURES = ["olmo2", "llama", "gpt_neox"]
 AGREE = 1e-3
-"""Largest error relative to the norm or largest entry of what is compared, in float32."""
+"""Largest relative error of a score, in float32; scores that cancel to less than a hundredth of
+the largest may be off by 1e-5 of the largest, which is what rounding leaves."""
+NORM_AGREE = 1e-4
+"""Largest relative error of a whole matrix in norm; measured: up to 3e-6."""
 
 LENGTHS = (5, 12, 3, 9, 7, 13, 4, 10, 6, 8, 11, 2, 13, 9, 5, 12)
 NUM_PROMPT_TOKENS = 2
@@ -216,10 +219,9 @@ def test_scores_agree(problem, tmp_path, strategy):
     per_example = problem.num_positions / problem.num_examples if strategy == "kfac" else 1.0
     ours = our_scores(problem, fit(problem, strategy))
     assert ours.shape == theirs.shape == (len(QUERY_LENGTHS), problem.num_examples)
-    assert relative_error(per_example * ours, theirs) < AGREE
-    # Entry by entry; the absolute part is for scores that cancel to nearly nothing.
-    scale = float(theirs.abs().max())
-    torch.testing.assert_close(per_example * ours, theirs, rtol=AGREE, atol=AGREE * 0.01 * scale)
+    assert relative_error(per_example * ours, theirs) < NORM_AGREE
+    smallest = 0.01 * float(theirs.abs().max())
+    torch.testing.assert_close(per_example * ours, theirs, rtol=AGREE, atol=AGREE * smallest)
 
 
 def test_covariances_and_corrected_eigenvalues_agree(problem, tmp_path):
@@ -237,7 +239,7 @@ def test_covariances_and_corrected_eigenvalues_agree(problem, tmp_path):
             (ours.inputs, "activation_covariance"),
             (ours.output_gradients, "gradient_covariance"),
         ):
-            assert relative_error(mine, sums[their][name] / problem.num_positions) < AGREE
+            assert relative_error(mine, sums[their][name] / problem.num_positions) < NORM_AGREE
         own = factors[name]
         assert own.eigenvalues is not None
         corrected = lambdas["lambda_matrix"][name] / problem.num_examples
@@ -246,7 +248,7 @@ def test_covariances_and_corrected_eigenvalues_agree(problem, tmp_path):
             eigen["gradient_eigenvectors"][name], corrected, eigen["activation_eigenvectors"][name]
         )
         mine = fisher(own.output_basis, own.eigenvalues, own.input_basis)
-        assert relative_error(mine, whole) < AGREE
+        assert relative_error(mine, whole) < NORM_AGREE
 
 
 def test_without_the_attention_mask_the_comparison_fails(make_model, tmp_path, monkeypatch):
@@ -256,10 +258,10 @@ def test_without_the_attention_mask_the_comparison_fails(make_model, tmp_path, m
     analyzer, theirs = run_kronfluence(problem, tmp_path, "ekfac")
     counts = analyzer.load_covariance_matrices("ekfac")["num_activation_covariance_processed"]
     assert all(int(count) > problem.num_positions for count in counts.values())
-    assert relative_error(our_scores(problem, fit(problem, "ekfac")), theirs) > 10 * AGREE
+    assert relative_error(our_scores(problem, fit(problem, "ekfac")), theirs) > 100 * NORM_AGREE
 
 
-def test_scores_of_a_block_that_runs_twice_are_the_definition(make_model):
+def test_scores_of_a_block_that_runs_three_times_are_the_definition(make_model):
     """Every layer is one block, as in ALBERT: its maps run three times in each forward pass.
 
     Our own claim (kronfluence keeps the score of one use only, ``module/tracker/pairwise_score``):

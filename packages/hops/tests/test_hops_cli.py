@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from hops.cli import parse
+from hops.cli import main, parse
 from hops.commands import COMMANDS, shell_line
+from hops.models import build_tiny_model, train_tokenizer
 from hops.presets import PRESETS, Preset
 from hops.world import build_world, plan_world
 
@@ -129,8 +130,6 @@ GOOD_ROW = (
     ],
 )
 def test_bad_input_is_one_line_and_status_two(words, message, tmp_path, monkeypatch, capsys):
-    from hops.cli import main
-
     monkeypatch.chdir(tmp_path)
     Path("file").write_text(GOOD_ROW + "\n")
     Path("bad").write_text(GOOD_ROW + "\n{\n")
@@ -180,16 +179,14 @@ def test_a_configuration_file_gives_defaults_that_flags_override(tmp_path):
     assert not parse(["train", "--config", str(path)]).shuffle_training
 
 
-def test_check_tokens_reports_and_exits_with_one_when_something_is_missing(tmp_path):
-    from hops.models import build_tiny_model, train_tokenizer
-
+def test_check_tokens_reports_and_exits_with_one_when_something_is_missing(tmp_path, capsys):
     tokenizer = train_tokenizer(["some text"], vocab_size=260)
-    build_tiny_model("tiny-llama", tokenizer, hidden_size=32, num_layers=1).save_pretrained(
-        tmp_path
-    )
+    model = build_tiny_model("tiny-llama", tokenizer, hidden_size=32, num_layers=1)
+    model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    done = hops("check-tokens", "--model", tmp_path, "--num-functions", 1, folder=tmp_path)
-    assert done.returncode == 1, done.stderr
-    report = json.loads(done.stdout)
+    with pytest.raises(SystemExit) as stop:
+        main(["check-tokens", "--model", str(tmp_path), "--num-functions", "1"])
+    assert stop.value.code == 1
+    report = json.loads(capsys.readouterr().out)
     assert not report["ok"]
     assert len(report["problems"]) == 2
