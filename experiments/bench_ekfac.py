@@ -53,12 +53,10 @@ from math_utils.curvature import (
     Damping,
     Eigenbasis,
     EigenvalueSums,
-    Queries,
     assemble,
     backward_pass,
-    collect_gradients,
+    collect_queries,
     decompose,
-    precondition_all,
     score_batch,
 )
 from math_utils.language_modeling import TokenBatch, sample_labels
@@ -97,7 +95,7 @@ class Config:
     """Lengths are uniformly random from here."""
     max_length: int = 128
     """Lengths are uniformly random up to here."""
-    max_tokens: int = 2048
+    max_tokens: int = 1024
     """Our token budget per batch, padding counted."""
     peer: bool = True
     """Compare with kronfluence where it is installed."""
@@ -367,9 +365,9 @@ class Ours:
 
     def _score(self) -> Tensor:
         loss = LanguageModelLoss()
-        gradients, _ = collect_gradients(self._model, self._maps, self._queries, loss)
-        queries = Queries.stack(precondition_all(gradients, self._factors, Damping()), None)
-        del gradients
+        queries, _ = collect_queries(
+            self._model, self._maps, self._queries, loss, self._factors, Damping()
+        )
         scores = [
             score_batch(self._model, self._maps, batch, loss, queries).total
             for batch in self._train

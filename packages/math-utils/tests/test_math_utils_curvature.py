@@ -15,6 +15,7 @@ from math_utils.curvature import (
     Queries,
     backward_pass,
     collect_gradients,
+    collect_queries,
     decompose,
     fit_curvature,
     precondition,
@@ -185,6 +186,40 @@ def reference_scores(problem, factors, damping):
     return {
         name: preconditioned[name].flatten(1) @ gradients[name].flatten(1).T for name in gradients
     }
+
+
+@pytest.mark.parametrize("strategy", ["identity", "diagonal", "kfac", "ekfac"])
+@pytest.mark.parametrize("rank", [None, 2])
+def test_queries_preconditioned_as_they_come_equal_those_preconditioned_afterwards(
+    problem, loss, strategy, rank
+):
+    factors, rows = fit(problem, loss, strategy), problem.all_rows()
+    order = list(reversed(rows))
+    with frozen(problem.model):
+        found, losses = collect_queries(
+            problem.model,
+            problem.maps,
+            problem.batches(rows[:2], rows[2:]),
+            loss,
+            factors,
+            Damping(),
+            rank=rank,
+            order=order,
+            dtype=DOUBLE,
+        )
+        gradients, expected_losses = collect_gradients(
+            problem.model, problem.maps, problem.batches(rows), loss, dtype=DOUBLE
+        )
+    expected = Queries.stack(precondition_all(gradients, factors, Damping()), rank)
+    torch.testing.assert_close(losses, expected_losses.flip(0), **EXACT)
+    for name in problem.maps:
+        if rank is None:
+            torch.testing.assert_close(found.whole[name], expected.whole[name].flip(0), **EXACT)
+        else:
+            (left, right), (other_left, other_right) = found.low_rank[name], expected.low_rank[name]
+            torch.testing.assert_close(
+                left @ right.mT, (other_left @ other_right.mT).flip(0), **EXACT
+            )
 
 
 def scored(problem, loss, factors, damping, groups, *, rank=None, **kwargs):

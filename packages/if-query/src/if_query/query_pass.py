@@ -12,8 +12,7 @@ from math_utils.curvature import (
     CurvatureFactors,
     Damping,
     Queries,
-    collect_gradients,
-    precondition_all,
+    collect_queries,
     score_batch,
     self_influence,
 )
@@ -194,23 +193,19 @@ def gather_queries(run: Run, block: slice) -> tuple[Queries, list[float]]:
         max_tokens=token_budget(batch_size, run.queries),
         max_sequences=batch_size,
     )
-    parts: list[Queries] = []
-    order: list[int] = []
-    losses: dict[int, float] = {}
-    for places in plan:
-        rows = [rows_of_block[place] for place in places]
-        gradients, batch_losses = collect_gradients(
-            run.model,
-            run.tracked.maps,
-            load_batches(run.model, dataset, [rows]),
-            LanguageModelLoss(),
-            loss_scale=run.loss_scale,
-        )
-        preconditioned = precondition_all(gradients, run.factors, run.damping)
-        parts.append(Queries.stack(preconditioned, config.query_rank))
-        order += places
-        losses.update(zip(places, batch_losses.tolist(), strict=True))
-    return Queries.concatenate(parts, order), [losses[place] for place in sorted(losses)]
+    rows = [[rows_of_block[place] for place in places] for places in plan]
+    queries, losses = collect_queries(
+        run.model,
+        run.tracked.maps,
+        list(load_batches(run.model, dataset, rows)),
+        LanguageModelLoss(),
+        run.factors,
+        run.damping,
+        rank=config.query_rank,
+        order=[place for places in plan for place in places],
+        loss_scale=run.loss_scale,
+    )
+    return queries, losses.tolist()
 
 
 def token_budget(batch_size: int, examples: Examples) -> int:

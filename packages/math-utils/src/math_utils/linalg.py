@@ -38,7 +38,7 @@ def symmetric_eigendecomposition(
     return values.clamp_min(0).to(matrix.dtype), vectors.to(matrix.dtype)
 
 
-def add_gram_(total: SquareMatrix, rows: Matrix, *, block: int = 512) -> None:
+def add_gram_(total: SquareMatrix, rows: Matrix, *, block: int = 256) -> None:
     """``total += rowsᵀ rows`` on and above the diagonal blocks; see :func:`symmetrize_`.
 
     Only blocks that touch the upper triangle are computed, which saves up to half of the

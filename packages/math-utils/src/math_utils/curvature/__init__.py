@@ -23,8 +23,9 @@ from math_utils.curvature.gradients import (
     collect_gradients,
     gradient_chunks,
 )
-from math_utils.curvature.precondition import damped_eigenvalues, precondition, precondition_all
-from math_utils.curvature.scores import BatchScores, Queries, score_batch, self_influence
+from math_utils.curvature.precondition import precondition, precondition_all
+from math_utils.curvature.queries import Queries, collect_queries
+from math_utils.curvature.scores import BatchScores, score_batch, self_influence
 
 __all__ = [
     "STRATEGIES",
@@ -43,7 +44,7 @@ __all__ = [
     "assemble",
     "backward_pass",
     "collect_gradients",
-    "damped_eigenvalues",
+    "collect_queries",
     "decompose",
     "fit_curvature",
     "gradient_chunks",

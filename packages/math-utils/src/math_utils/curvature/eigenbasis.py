@@ -1,13 +1,22 @@
 """Eigenbases of covariances, and what a gradient looks like in them."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from math_utils._typing import Float, SquareMatrix, Tensor, Vector
 from math_utils.curvature.covariance import Covariances
 from math_utils.linalg import symmetric_eigendecomposition
+
+_Decomposition = Future[tuple[Vector, SquareMatrix]]
+
+_MAX_WORKERS = 16
+_ALONE = 4096
+"""Wider matrices are decomposed one at a time: each needs several copies in float64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +54,8 @@ def decompose(
     """Eigenbases, one map after another.
 
     Maps that read the same inputs have equal covariances A; each is decomposed once and its
-    basis shared.
+    basis shared. On a CPU, matrices up to 4,096 wide go side by side, one thread each, because
+    half of an eigendecomposition hardly gains from a second thread.
 
     Args:
         covariances: (name, covariances) of every map; may be read from disk one by one.
@@ -57,22 +67,51 @@ def decompose(
     Raises:
         CurvatureError: if a covariance or a decomposition is not finite, with the map's name.
     """
-    recent: list[tuple[Tensor, Vector, SquareMatrix]] = []
-    for name, covariance in covariances:
-        inputs = covariance.inputs
-        known = next((r for r in recent if r[0].shape == inputs.shape and r[0].equal(inputs)), None)
-        if known is None:
-            values, basis = symmetric_eigendecomposition(
-                inputs, dtype=dtype, name=f"{name}: covariance of inputs"
+    workers = max(1, min(torch.get_num_threads(), _MAX_WORKERS))
+    recent: list[tuple[Tensor, _Decomposition]] = []
+    waiting: deque[tuple[str, int, _Decomposition, _Decomposition]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+
+        def start(matrix: Tensor, what: str) -> _Decomposition:
+            return _start(pool, matrix, dtype, what)
+
+        for name, covariance in covariances:
+            inputs = covariance.inputs
+            known = next(
+                (r for m, r in recent if m.shape == inputs.shape and m.equal(inputs)), None
             )
-            # Maps that share inputs stand close together in a block.
-            recent = [*recent[-3:], (inputs, values, basis)]
-        else:
-            _, values, basis = known
-        output_values, output_basis = symmetric_eigendecomposition(
-            covariance.output_gradients, dtype=dtype, name=f"{name}: covariance of output gradients"
-        )
-        yield name, Eigenbasis(basis, output_basis, values, output_values, covariance.num_positions)
+            if known is None:
+                known = start(inputs, f"{name}: covariance of inputs")
+                # Maps that share inputs stand close together in a block.
+                recent = [*recent[-3:], (inputs, known)]
+            outputs = start(covariance.output_gradients, f"{name}: covariance of output gradients")
+            waiting.append((name, covariance.num_positions, known, outputs))
+            if len(waiting) > workers:
+                yield _finish(*waiting.popleft())
+        while waiting:
+            yield _finish(*waiting.popleft())
+
+
+def _start(pool: Executor, matrix: Tensor, dtype: torch.dtype, name: str) -> _Decomposition:
+    """Decompose small matrices one per thread, large ones with all threads together."""
+    run = partial(symmetric_eigendecomposition, matrix, dtype=dtype, name=name)
+    if matrix.device.type != "cpu" or matrix.shape[0] > _ALONE:
+        done: _Decomposition = Future()
+        done.set_result(run())
+        return done
+
+    def on_one_thread() -> tuple[Vector, SquareMatrix]:
+        torch.set_num_threads(1)  # of the calling thread, here the pool's
+        return run()
+
+    return pool.submit(on_one_thread)
+
+
+def _finish(
+    name: str, num_positions: int, inputs: _Decomposition, outputs: _Decomposition
+) -> tuple[str, Eigenbasis]:
+    (input_values, input_basis), (output_values, output_basis) = inputs.result(), outputs.result()
+    return name, Eigenbasis(input_basis, output_basis, input_values, output_values, num_positions)
 
 
 def share_equal_bases(bases: Iterable[tuple[str, Eigenbasis]]) -> dict[str, Eigenbasis]:

@@ -9,23 +9,33 @@ from math_utils.curvature.factors import CurvatureFactors, MapFactors
 from math_utils.errors import CurvatureError
 
 
-def damped_eigenvalues(
-    eigenvalues: Float[Tensor, "d_out d_in"], damping: Damping
-) -> Float[Tensor, "d_out d_in"]:
-    """Λ + value · mean(Λ) (relative) or Λ + value (absolute).
+def damping_term(eigenvalues: Float[Tensor, "d_out d_in"], damping: Damping) -> float:
+    """The λ of one map: value · mean(Λ) (relative) or value (absolute).
 
     Raises:
-        CurvatureError: if an entry is not positive afterwards, so that it has no inverse.
+        CurvatureError: if an entry of Λ + λ is not positive, so that it has no inverse.
     """
     relative = damping.kind == "relative"
-    damped = eigenvalues + damping.value * (eigenvalues.mean() if relative else 1.0)
-    smallest = float(damped.min())
+    term = damping.value * (float(eigenvalues.mean()) if relative else 1.0)
+    smallest = float(eigenvalues.min()) + term
     if not smallest > 0:
         raise CurvatureError(
             f"the smallest damped eigenvalue is {smallest:g}, which has no inverse; use a larger "
             f"damping than {damping.value:g} ({damping.kind})"
         )
-    return damped
+    return term
+
+
+def damping_terms(factors: CurvatureFactors, damping: Damping) -> dict[str, float]:
+    """:func:`damping_term` of every map that has curvature; an error names the map."""
+    terms = {}
+    for name, one in factors.maps.items():
+        if one.eigenvalues is not None:
+            try:
+                terms[name] = damping_term(one.eigenvalues, damping)
+            except CurvatureError as error:
+                raise CurvatureError(f"{name}: {error}") from error
+    return terms
 
 
 def precondition(
@@ -47,7 +57,8 @@ def precondition(
     if factors.eigenvalues is None:
         return gradients
     rotated = rotate(gradients, factors.input_basis, factors.output_basis)
-    scaled = rotated / damped_eigenvalues(factors.eigenvalues, damping)
+    term = damping_term(factors.eigenvalues, damping)
+    scaled = rotated / (factors.eigenvalues + term)
     return rotate_back(scaled, factors.input_basis, factors.output_basis)
 
 

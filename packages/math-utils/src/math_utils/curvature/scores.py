@@ -13,7 +13,7 @@ Sign and unit: positive is helpful (a small step of gradient descent on t lowers
 nats per unit weight of one training example.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,69 +24,15 @@ from math_utils.capture import CapturedPair, LinearMap
 from math_utils.curvature.config import Damping
 from math_utils.curvature.factors import CurvatureFactors
 from math_utils.curvature.gradients import Objective, backward_pass, gradient_chunks
-from math_utils.curvature.precondition import damped_eigenvalues
+from math_utils.curvature.precondition import damping_terms
+from math_utils.curvature.queries import Queries
 from math_utils.language_modeling import TokenBatch
-from math_utils.linalg import low_rank_factors
 
 _PRODUCT_SIZED = {"cpu": 1 << 24, "cuda": 1 << 28}
 """Gradient entries formed before one product with all queries, which reads the queries once."""
 
 _PER_TOKEN_ELEMENTS = 1 << 24
 """Entries of query × position × d_in formed at once for per-token scores."""
-
-
-@dataclass(frozen=True, eq=False)
-class Queries:
-    """Preconditioned query gradients U_q of every map, whole or in low rank.
-
-    Attributes:
-        whole: {map: [query, d_out, d_in]}; empty if low-rank.
-        low_rank: {map: (L [query, d_out, rank], R [query, d_in, rank])}; empty if whole.
-        num_queries: how many.
-    """
-
-    whole: Mapping[str, Tensor]
-    low_rank: Mapping[str, tuple[Tensor, Tensor]]
-    num_queries: int
-
-    @classmethod
-    def stack(
-        cls, preconditioned: Mapping[str, Float[Tensor, "query d_out d_in"]], rank: int | None
-    ) -> "Queries":
-        """Queries from :func:`math_utils.curvature.precondition.precondition_all`.
-
-        Args:
-            preconditioned: U_q of every map.
-            rank: keep the best approximation of this rank; None keeps all.
-        """
-        num_queries = len(next(iter(preconditioned.values())))
-        if rank is None:
-            return cls(dict(preconditioned), {}, num_queries)
-        factors = {n: low_rank_factors(matrix, rank) for n, matrix in preconditioned.items()}
-        return cls({}, factors, num_queries)
-
-    @classmethod
-    def concatenate(cls, parts: Sequence["Queries"], order: Sequence[int]) -> "Queries":
-        """Several stacks as one.
-
-        Args:
-            parts: stacks of one kind, all whole or all of one rank.
-            order: for each query of the parts in turn, its place in the result.
-        """
-        places = torch.argsort(torch.tensor(order))
-
-        def join(tensors: list[Tensor]) -> Tensor:
-            return torch.cat(tensors)[places.to(tensors[0].device)]
-
-        whole = {name: join([part.whole[name] for part in parts]) for name in parts[0].whole}
-        low_rank = {
-            name: (
-                join([part.low_rank[name][0] for part in parts]),
-                join([part.low_rank[name][1] for part in parts]),
-            )
-            for name in parts[0].low_rank
-        }
-        return cls(whole, low_rank, len(order))
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,6 +143,7 @@ def self_influence(
     Raises:
         ValueError: if a loss or gradient is not finite, or the damped curvature singular.
     """
+    terms = damping_terms(factors, damping)
     total = torch.zeros(len(batch.input_ids), dtype=dtype)
 
     def consume(pair: CapturedPair) -> None:
@@ -207,7 +154,7 @@ def self_influence(
         for rows, chunk in gradient_chunks(inputs, gradients, pair.lengths):
             squares = chunk.square_()
             if own.eigenvalues is not None:
-                squares /= damped_eigenvalues(own.eigenvalues, damping)
+                squares /= own.eigenvalues + terms[pair.name]
             total[rows] += squares.sum(dim=(1, 2)).cpu()
 
     backward_pass(model, maps, batch, objective, consume, dtype=dtype, loss_scale=loss_scale)
