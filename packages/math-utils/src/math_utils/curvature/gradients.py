@@ -138,6 +138,15 @@ def gradient_chunks(
             )
 
 
+def padded_chunks(
+    rows: Float[Tensor, "token dim"], lengths: Sequence[int], at_once: int
+) -> Iterator[Float[Tensor, "chunk pos dim"]]:
+    """The rows of some examples at a time, with zeros behind those of shorter ones."""
+    per_chunk = [lengths[first : first + at_once] for first in range(0, len(lengths), at_once)]
+    for own, part in zip(per_chunk, rows.split([sum(own) for own in per_chunk]), strict=True):
+        yield _pad_examples(part, own)
+
+
 def _pad_examples(
     rows: Float[Tensor, "token dim"], lengths: Sequence[int]
 ) -> Float[Tensor, "example pos dim"]:

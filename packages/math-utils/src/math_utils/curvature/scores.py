@@ -23,13 +23,16 @@ from math_utils._typing import Float, Tensor
 from math_utils.capture import CapturedPair, LinearMap
 from math_utils.curvature.config import Damping
 from math_utils.curvature.factors import CurvatureFactors
-from math_utils.curvature.gradients import Objective, backward_pass, gradient_chunks
+from math_utils.curvature.gradients import Objective, backward_pass, gradient_chunks, padded_chunks
 from math_utils.curvature.precondition import damping_terms
 from math_utils.curvature.queries import Queries
 from math_utils.language_modeling import TokenBatch
 
-_PRODUCT_SIZED = {"cpu": 1 << 24, "cuda": 1 << 28}
-"""Gradient entries formed before one product with all queries, which reads the queries once."""
+_BLOCK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 28}
+"""Gradient entries formed before their product with all queries."""
+
+_FEWEST_ROWS = 32
+"""Rows of a gradient formed at once: with fewer, matrix products are slow."""
 
 _PER_TOKEN_ELEMENTS = 1 << 24
 """Entries of query × position × d_in formed at once for per-token scores."""
@@ -164,14 +167,26 @@ def self_influence(
 def _gradient_scores(
     pair: CapturedPair, whole: Float[Tensor, "query d_out d_in"]
 ) -> Float[Tensor, "query batch"]:
-    """⟨U_q, G_t⟩ as one matrix product per chunk of gradients."""
-    stacked = whole.flatten(1)
-    scores = stacked.new_empty(len(stacked), len(pair.lengths))
-    chunks = gradient_chunks(
-        pair.inputs, pair.output_gradients, pair.lengths, max_elements=_PRODUCT_SIZED
+    """⟨U_q, G_t⟩: some rows of G of all examples are formed, then multiplied with all queries.
+
+    In this way the queries are read once per batch, and gradients never leave a CPU's cache.
+    """
+    (num_queries, d_out, d_in), num_examples = whole.shape, len(pair.lengths)
+    budget = _BLOCK_ELEMENTS.get(whole.device.type, _BLOCK_ELEMENTS["cpu"])
+    rows = min(d_out, max(_FEWEST_ROWS, budget // (num_examples * d_in)))
+    at_once = max(1, min(num_examples, budget // (rows * d_in)))
+    scores = whole.new_zeros(num_queries, num_examples)
+    chunks = zip(
+        range(0, num_examples, at_once),
+        padded_chunks(pair.inputs, pair.lengths, at_once),
+        padded_chunks(pair.output_gradients, pair.lengths, at_once),
+        strict=True,
     )
-    for rows, chunk in chunks:
-        scores[:, rows] = stacked @ chunk.flatten(1).T
+    for first, inputs, gradients in chunks:
+        own = scores[:, first : first + at_once]
+        for row in range(0, d_out, rows):
+            block = gradients[:, :, row : row + rows].mT @ inputs
+            own.addmm_(whole[:, row : row + rows].flatten(1), block.flatten(1).T)
     return scores
 
 
