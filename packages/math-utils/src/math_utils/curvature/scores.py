@@ -175,7 +175,8 @@ def _gradient_scores(
     budget = _BLOCK_ELEMENTS.get(whole.device.type, _BLOCK_ELEMENTS["cpu"])
     rows = min(d_out, max(_FEWEST_ROWS, budget // (num_examples * d_in)))
     at_once = max(1, min(num_examples, budget // (rows * d_in)))
-    scores = whole.new_zeros(num_queries, num_examples)
+    # Examples in rows: with queries in rows, MKL is 6 times slower at 100 queries.
+    scores = whole.new_zeros(num_examples, num_queries)
     chunks = zip(
         range(0, num_examples, at_once),
         padded_chunks(pair.inputs, pair.lengths, at_once),
@@ -183,11 +184,11 @@ def _gradient_scores(
         strict=True,
     )
     for first, inputs, gradients in chunks:
-        own = scores[:, first : first + at_once]
+        own = scores[first : first + at_once]
         for row in range(0, d_out, rows):
             block = gradients[:, :, row : row + rows].mT @ inputs
-            own.addmm_(whole[:, row : row + rows].flatten(1), block.flatten(1).T)
-    return scores
+            own.addmm_(block.flatten(1), whole[:, row : row + rows].flatten(1).T)
+    return scores.T
 
 
 def _position_scores(pair: CapturedPair, queries: Queries) -> Float[Tensor, "query token"]:
