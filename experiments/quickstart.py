@@ -108,6 +108,8 @@ def main(config: Config) -> None:
         train_json=world.train_json,
         query_json=world.query_json,
         output_dir=folder / "influence",
+        # The question is about the value; documents that go on after it are no less relevant.
+        query_eos=False,
         dtype="float32",
         score_batch_size=16,
         overwrite=True,
@@ -155,7 +157,10 @@ def command(program: str, config: Any) -> str:
     for name, value in vars(config).items():
         if name in defaults and value != defaults[name]:
             flag = f"--{name.replace('_', '-')}"
-            words += [flag] if value is True else [flag, str(value)]
+            if isinstance(value, bool):
+                words.append(flag if value else f"--no-{flag[2:]}")
+            else:
+                words += [flag, str(value)]
     return shlex.join(words)
 
 

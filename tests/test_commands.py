@@ -60,7 +60,7 @@ def fitted(make_model_folder, token_data, tmp_path_factory) -> Path:
     return fit(make_model_folder(), token_data, tmp_path_factory.mktemp("factors") / "ekfac")
 
 
-def reference_scores(folder, data, files, strategy, labels, *, seed=0) -> np.ndarray:
+def reference_scores(folder, data, files, strategy, labels, *, eos=True) -> np.ndarray:
     """Scores by the in-memory functions in float64, one example per batch."""
     model = load_model(str(folder), dtype="float32", device="cpu").double()
     maps = select_maps(model).maps
@@ -70,15 +70,17 @@ def reference_scores(folder, data, files, strategy, labels, *, seed=0) -> np.nda
         model,
         maps,
         batches,
-        LanguageModelLoss(labels, seed),
+        LanguageModelLoss(labels),
         CurvatureConfig(strategy=strategy, covariance_dtype=torch.float64),
     )
     tokenizer = load_tokenizer(str(folder))
     gradients = []
-    for path in files:
-        pairs = json.loads(path.read_text())
+    for path, own_eos in zip(files, (True, eos), strict=True):
         examples = TokenDataset.from_examples(
-            [encode_pair(tokenizer, p["prompt"], p["completion"], 512) for p in pairs]
+            [
+                encode_pair(tokenizer, p["prompt"], p["completion"], 512, eos=own_eos)
+                for p in json.loads(path.read_text())
+            ]
         )
         with frozen(model):
             gradients.append(
@@ -96,24 +98,27 @@ def reference_scores(folder, data, files, strategy, labels, *, seed=0) -> np.nda
 
 
 @pytest.mark.parametrize(
-    ("architecture", "strategy", "empirical"),
+    ("architecture", "strategy", "empirical", "eos"),
     [
-        ("olmo2", "ekfac", False),
-        ("llama", "kfac", True),
-        ("gpt2", "ekfac", True),
-        ("gpt_neox", "diagonal", False),
-        ("qwen3", "identity", False),
+        ("olmo2", "ekfac", False, True),
+        ("olmo2", "ekfac", False, False),
+        ("llama", "kfac", True, True),
+        ("gpt2", "ekfac", True, True),
+        ("gpt_neox", "diagonal", False, True),
+        ("qwen3", "identity", False, True),
     ],
 )
 def test_the_commands_give_the_scores_of_the_definition(
-    make_model_folder, token_data, pair_files, tmp_path, architecture, strategy, empirical
+    make_model_folder, token_data, pair_files, tmp_path, architecture, strategy, empirical, eos
 ):
     model = make_model_folder(architecture)
     more = ["--strategy", strategy] + ["--empirical-fisher"] * empirical
     factors = fit(model, token_data, tmp_path / "factors", *more)
-    results = query(model, factors, pair_files, tmp_path / "results")
+    results = query(
+        model, factors, pair_files, tmp_path / "results", *["--no-query-eos"] * (not eos)
+    )
     labels = "given" if empirical else "sampled"
-    expected = reference_scores(model, token_data, pair_files, strategy, labels)
+    expected = reference_scores(model, token_data, pair_files, strategy, labels, eos=eos)
     found = np.load(results / "scores.npy")
     scale = np.abs(expected).max()
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4 * scale)

@@ -56,6 +56,12 @@ def test_without_an_end_token_nothing_is_appended() -> None:
     assert example.labels == [-100, -100, *ids("cd")]
 
 
+def test_a_fragment_has_no_end() -> None:
+    assert encode_pair(WITH_EOS, "ab", "cd", 100, eos=False) == encode_pair(
+        WITHOUT_EOS, "ab", "cd", 100
+    )
+
+
 @pytest.mark.parametrize(
     ("max_length", "expected_ids", "expected_labels", "num_scored"),
     [

@@ -50,7 +50,7 @@ class EncodedExample:
 
 
 def encode_pair(
-    tokenizer: Tokenizer, prompt: str, completion: str, max_length: int
+    tokenizer: Tokenizer, prompt: str, completion: str, max_length: int, *, eos: bool = True
 ) -> EncodedExample:
     """Encode a pair so that the completion, its end included, is what is scored.
 
@@ -69,6 +69,7 @@ def encode_pair(
         prompt: text that is conditioned on; may be empty.
         completion: text that is scored.
         max_length: the greatest number of ids, at least 1.
+        eos: whether to append the end-of-sequence token; not for a completion that is a fragment.
 
     Returns:
         The example, at most ``max_length`` ids long; empty only where both texts encode to
@@ -80,7 +81,8 @@ def encode_pair(
     if max_length < 1:
         raise InputError(f"expected a max_length of at least 1, got {max_length}")
     prompt_ids = encode_text(tokenizer, prompt)
-    completion_ids = encode_text(tokenizer, completion) + end_of_sequence(tokenizer)
+    ending = end_of_sequence(tokenizer) if eos else []
+    completion_ids = encode_text(tokenizer, completion) + ending
     ids = prompt_ids + completion_ids
     labels = [IGNORED_LABEL] * len(prompt_ids) + completion_ids
     return EncodedExample(ids[-max_length:], labels[-max_length:])

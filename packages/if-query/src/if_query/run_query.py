@@ -62,6 +62,10 @@ class RunQueryConfig:
     """Relative adds this many times the mean eigenvalue of each linear map; absolute adds it."""
     query_rank: PositiveInt | None = None
     """Keep query gradients in this rank (per linear map): less memory and time, approximate."""
+    query_eos: bool = True
+    """Score the end-of-sequence token after a query's completion. Turn it off to ask about the
+    completion alone, where training texts would go on after it: an end that the model does not
+    expect has a large gradient of its own, which drowns the completion's."""
     query_memory_gb: PositiveFloat | None = None
     """Memory for query gradients; queries that do not fit go in blocks, each with a pass over the
     training examples. By default 40 % of what is free."""
@@ -106,6 +110,7 @@ _RESULT_ARGUMENTS = (
     "damping",
     "damping_kind",
     "query_rank",
+    "query_eos",
     "top_k",
     "format",
     "dtype",
@@ -203,8 +208,10 @@ def _encode(tokenizer: Any, pairs: "list[Pair]", config: RunQueryConfig, kind: s
     from if_query.encoding import encode_pair
     from if_query.query_pass import Examples
 
+    eos = config.query_eos or kind == "train"
     encoded = [
-        encode_pair(tokenizer, pair.prompt, pair.completion, config.max_length) for pair in pairs
+        encode_pair(tokenizer, pair.prompt, pair.completion, config.max_length, eos=eos)
+        for pair in pairs
     ]
     for pair, example in zip(pairs, encoded, strict=True):
         if not example.input_ids:
