@@ -129,7 +129,7 @@ def run_query(config: RunQueryConfig) -> Path:
     from if_query.factors import check_agrees, clear_folder, prepare_folder
     from if_query.query_pass import score_all
     from if_query.results import write_results
-    from if_query.storage import write_json
+    from if_query.whole_files import write_json
 
     earlier = prepare_folder(config.output_dir, overwrite=config.overwrite, resume=config.resume)
     run = _prepare(config)

@@ -4,13 +4,13 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from if_query.pairs import Pair
-from if_query.storage import replacing
+from if_query.whole_files import replacing
 
 Format = Literal["csv", "parquet"]
 _ROWS_AT_ONCE = 10_000
@@ -30,7 +30,7 @@ def write_table(
     with replacing(path) as temporary:
         if path.suffix == ".csv":
             with temporary.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
+                writer = csv.writer(_UnixLines(file))
                 writer.writerow(columns)
                 for row in rows:
                     writer.writerow([_csv_value(value) for value in row])
@@ -43,6 +43,20 @@ def write_table(
                     for values, kind in zip(zip(*chunk, strict=True), types, strict=True)
                 ]
                 writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+class _UnixLines:
+    """Ends rows with a newline alone.
+
+    csv.writer quotes a carriage return inside a value only where it is part of the line end, and
+    a reader takes one that is not quoted for the end of a row. So it writes "\\r\\n", cut here.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, row: str) -> int:
+        return self._file.write(row.removesuffix("\r\n") + "\n")
 
 
 def _chunks(rows: Iterable[Sequence[Any]]) -> Iterator[list[Sequence[Any]]]:
