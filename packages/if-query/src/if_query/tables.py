@@ -9,6 +9,7 @@ from typing import Any, Literal, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from if_query.errors import InputError
 from if_query.pairs import Pair
 from if_query.whole_files import replacing
 
@@ -76,6 +77,51 @@ def _csv_value(value: Any) -> Any:
     if isinstance(value, list):
         return "[" + ", ".join(f"{entry:.9g}" for entry in value) + "]"
     return value
+
+
+def read_rows(path: Path) -> Iterator[list[Any]]:
+    """The rows of a table that :func:`write_table` wrote, the names of the columns first.
+
+    Values of CSV files come as text, those of Parquet files as they were.
+
+    Raises:
+        InputError: if the file is missing, unreadable, or a row has another number of values.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; the results are not whole, run run-query again")
+    rows = _csv_rows(path) if path.suffix == ".csv" else _parquet_rows(path)
+    num_columns = None
+    try:
+        for number, row in enumerate(rows, start=1):
+            num_columns = len(row) if num_columns is None else num_columns
+            if len(row) != num_columns:
+                raise InputError(
+                    f"{path}: row {number} has {len(row)} values, expected {num_columns}; "
+                    "the file was altered, run run-query again"
+                )
+            yield row
+    except (csv.Error, pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a readable table: {error}") from error
+    if num_columns is None:
+        raise InputError(f"{path}: the file is empty; run run-query again")
+
+
+def _csv_rows(path: Path) -> Iterator[list[Any]]:
+    # The limit, of 131,072 characters, is one for the whole process; texts may be longer.
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            yield from csv.reader(file)
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _parquet_rows(path: Path) -> Iterator[list[Any]]:
+    with pq.ParquetFile(path) as file:
+        yield list(file.schema_arrow.names)
+        for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
+            columns = [column.to_pylist() for column in batch.columns]
+            yield from map(list, zip(*columns, strict=True))
 
 
 def extra_columns(pairs: Sequence[Pair], taken: Sequence[str]) -> dict[str, str]:
