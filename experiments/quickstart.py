@@ -110,10 +110,14 @@ def main(config: Config) -> None:
         output_dir=folder / "influence",
         dtype="float32",
         score_batch_size=16,
+        report=True,
         overwrite=True,
     )
     show(console, command("run-query", query))
     run_query(query)
+    from if_query.influence_report import InfluenceReportConfig, write_report
+
+    page = write_report(InfluenceReportConfig(query.output_dir, factors_dir=fit.output_dir))
 
     console.rule("4. against the known truth, beside simpler methods")
     train, queries = (json.loads(path.read_text()) for path in (world.train_json, world.query_json))
@@ -138,6 +142,11 @@ def main(config: Config) -> None:
         f"Look next at {folder / 'ranking.csv'}: for each question its ten most influential "
         "documents, with their text.",
         style="bold",
+    )
+    console.print(
+        f"Open {page} in a browser: every question, with the documents that helped and harmed it.",
+        style="bold",
+        soft_wrap=True,
     )
 
 

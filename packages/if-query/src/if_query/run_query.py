@@ -84,6 +84,8 @@ class RunQueryConfig:
     """Spread the model over devices by accelerate, for example auto."""
     save_interval: float = 600.0
     """Seconds between saves of unfinished scores."""
+    report: bool = False
+    """Also write report.html, which shows the results in a browser, into the output folder."""
     resume: bool = True
     """Go on with, or keep, what the same arguments left in the output folder."""
     overwrite: bool = False
@@ -276,6 +278,11 @@ def main(args: Sequence[str] | None = None) -> None:
     """The console command."""
     config = parse(RunQueryConfig, program="run-query", args=args)
     folder = run_query(config)
+    if config.report:
+        from if_query.influence_report import InfluenceReportConfig, write_report
+
+        page = write_report(InfluenceReportConfig(folder, factors_dir=config.factors_dir))
+        print(f"the report is {page}: open it in a browser, it needs no network")
     print(f"results are in {folder}: influences.{config.format} has the scores, query-major")
 
 

@@ -31,8 +31,7 @@ function scoreCell(value, largest) {
 
 // All scores of a query as a histogram, heights logarithmic; the shown ones as triangles.
 function distribution(query, rows) {
-  const width = 900;
-  const height = 170;
+  const width = window.innerWidth < 700 ? 360 : 700;
   const floor = 120;
   const { low, high, counts } = query;
   const range = high - low || 1;
@@ -63,7 +62,7 @@ function distribution(query, rows) {
     farFromZero(width - 20) ? drawing("text", { x: width - 20, y: floor + 30, "text-anchor": "end" }, signedNumber(high, 3)) : null,
   ];
   return drawing("svg", {
-    viewBox: `0 0 ${width} ${height - 14}`, role: "img",
+    viewBox: `0 0 ${width} ${floor + 36}`, role: "img",
     "aria-label": `Histogram of all ${DATA.counts.train} scores, from ${signedNumber(low)} to ${signedNumber(high)}; the table of quantiles says the same`,
   }, drawing("line", { class: "axis", x1: 20, x2: width - 20, y1: floor, y2: floor }), bins, zero, marks, ends);
 }

@@ -66,7 +66,7 @@ function mapPage() {
 
 function mapLegend() {
   const swatch = (share, text) => {
-    const made = element("span", { class: "token", "aria-hidden": "true" }, share < 0 ? " ╱ " : "   ");
+    const made = element("span", { class: "swatch", "aria-hidden": "true" }, share < 0 ? "╱" : "");
     made.style.backgroundColor = shade(share);
     return element("span", {}, made, ` ${text}`);
   };

@@ -55,7 +55,7 @@ function tokenSection(row, query) {
   return element("section", { "aria-label": "By token" }, element("h2", {}, "By token"), tokenLegend([row]),
     element("div", { class: "card" }, shadedTokens(train, tokens, train.id)),
     element("h3", {}, "Largest contributions"),
-    partsTable("Largest contributions by token", "Token", order.map((place) => [`${visibleText(train.tokens[place])}`, tokens[place], `position ${place + 1}`]), largest),
+    partsTable("Largest contributions by token", "Token", order.map((place) => [tokenName(train.tokens[place]), tokens[place], `position ${place + 1}`]), largest),
     downloadButton("Download tokens as CSV", `tokens_${query.id}_${train.id}`, () => [
       ["position", "token", "contribution"],
       ...train.tokens.slice(0, tokens.length).map((token, place) => [place + 1, token, tokens[place]])]));

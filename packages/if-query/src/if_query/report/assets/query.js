@@ -13,15 +13,16 @@ function queryPage(id) {
     content: [
       neighbours(place),
       heading(query.id),
-      element("div", { class: "card" }, saidText(query)),
-      element("h2", {}, "At a glance"),
-      facts([
-        ["loss (nats, summed over the completion)", plainNumber(query.loss)],
-        ["spread of influence (standard deviation)", plainNumber(query.spread)],
-        ["helpful training examples", `${query.num_positive.toLocaleString("en")} of ${DATA.counts.train.toLocaleString("en")}`],
-        ...Object.entries(query.extras || {}),
-      ]),
-      distributionSection(query, rows),
+      element("div", { class: "sides" },
+        element("section", { class: "card", "aria-label": "The query" },
+          element("h2", {}, "The query"), saidText(query),
+          facts([
+            ["loss (nats, summed over the completion)", plainNumber(query.loss)],
+            ["spread of influence (standard deviation)", plainNumber(query.spread)],
+            ["helpful training examples", `${query.num_positive.toLocaleString("en")} of ${DATA.counts.train.toLocaleString("en")}`],
+            ...Object.entries(query.extras || {}),
+          ])),
+        distributionSection(query, rows)),
       element("div", { class: "bar-of-tools" },
         downloadButton("Download these rows as CSV", `influence_${query.id}`, () => extremesAsRows(query, rows))),
       tokenLegend(rows),
@@ -43,7 +44,7 @@ function neighbours(place) {
 
 function distributionSection(query, rows) {
   const names = DATA.quantiles.map((share) => (share === 0 ? "lowest" : share === 1 ? "highest" : `${100 * share} %`));
-  return element("section", { "aria-labelledby": "spread" },
+  return element("section", { class: "card", "aria-labelledby": "spread" },
     element("h2", { id: "spread" }, `Where all ${DATA.counts.train.toLocaleString("en")} scores lie`),
     element("p", { class: "legend" },
       element("span", {}, element("span", { class: "plus", "aria-hidden": "true" }, "▲ "), "shown as most helpful"),

@@ -23,6 +23,11 @@ function visibleText(text) {
   return visible(text).map((node) => (typeof node === "string" ? node : node.textContent)).join("");
 }
 
+// A token by itself: white space would not be seen.
+function tokenName(token) {
+  return visibleText(token).replaceAll("\n", "⏎").replaceAll("\t", "⇥").replace(/^ +| +$/g, (spaces) => "␣".repeat(spaces.length));
+}
+
 function excerpt(text, length) {
   const line = text.replace(/\s+/g, " ").trim();
   const characters = Array.from(line.slice(0, 2 * length));
@@ -45,7 +50,7 @@ function saidText(example) {
       cutNote(example, "prompt"),
     ],
     element("p", { class: "label" }, "Completion"),
-    element("p", { class: "said completion", dir: "auto" }, ...visible(example.completion)),
+    element("p", { class: example.prompt === "" ? "said" : "said completion", dir: "auto" }, ...visible(example.completion)),
     cutNote(example, "completion"));
 }
 
@@ -66,7 +71,7 @@ function shadedTokens(train, values, name) {
   const shown = Math.min(values.length, train.tokens.length);
   const largest = values.reduce((most, value) => Math.max(most, Math.abs(value)), 0) || 1;
   const describe = (place) =>
-    `“${visibleText(train.tokens[place])}” ${signedNumber(values[place])} nats per unit weight (${meaningOf(values[place])})`;
+    `“${tokenName(train.tokens[place])}” ${signedNumber(values[place])} nats per unit weight (${meaningOf(values[place])})`;
   const spans = [];
   for (let place = 0; place < shown; place += 1) {
     const share = values[place] / largest;
