@@ -115,9 +115,6 @@ def main(config: Config) -> None:
     )
     show(console, command("run-query", query))
     run_query(query)
-    from if_query.influence_report import InfluenceReportConfig, write_report
-
-    page = write_report(InfluenceReportConfig(query.output_dir, factors_dir=fit.output_dir))
 
     console.rule("4. against the known truth, beside simpler methods")
     train, queries = (json.loads(path.read_text()) for path in (world.train_json, world.query_json))
@@ -144,7 +141,8 @@ def main(config: Config) -> None:
         style="bold",
     )
     console.print(
-        f"Open {page} in a browser: every question, with the documents that helped and harmed it.",
+        f"Open {query.output_dir / 'report.html'} in a browser: every question, with the documents "
+        "that helped and harmed it.",
         style="bold",
         soft_wrap=True,
     )

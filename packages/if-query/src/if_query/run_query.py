@@ -139,6 +139,7 @@ def run_query(config: RunQueryConfig) -> Path:
         check_agrees(earlier, run.metadata, config.output_dir, list(RESULT_FIELDS))
         if earlier["status"] == "complete":
             print(f"{config.output_dir}: these results are complete already; nothing to do")
+            _report(config)
             return config.output_dir
         print(f"{config.output_dir}: going on with an interrupted run")
     else:
@@ -148,7 +149,20 @@ def run_query(config: RunQueryConfig) -> Path:
     write_results(run, arrays, losses)
     write_json(config.output_dir / "metadata.json", {**run.metadata, "status": "complete"})
     arrays.remove()
+    _report(config)
     return config.output_dir
+
+
+def _report(config: RunQueryConfig) -> None:
+    """Write the page that shows the results, where it was asked for."""
+    if not config.report:
+        return
+    from if_query.influence_report import InfluenceReportConfig, write_report
+
+    page = write_report(
+        InfluenceReportConfig(config.output_dir, factors_dir=config.factors_dir)
+    )
+    print(f"the report is {page}: open it in a browser, it needs no network")
 
 
 def _prepare(config: RunQueryConfig) -> "Run":
@@ -278,11 +292,6 @@ def main(args: Sequence[str] | None = None) -> None:
     """The console command."""
     config = parse(RunQueryConfig, program="run-query", args=args)
     folder = run_query(config)
-    if config.report:
-        from if_query.influence_report import InfluenceReportConfig, write_report
-
-        page = write_report(InfluenceReportConfig(folder, factors_dir=config.factors_dir))
-        print(f"the report is {page}: open it in a browser, it needs no network")
     print(f"results are in {folder}: influences.{config.format} has the scores, query-major")
 
 
