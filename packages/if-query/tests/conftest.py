@@ -19,7 +19,7 @@ Pairs = list[dict[str, Any]]
 
 
 def pairs_of(kind: str, count: int, num_chars: int) -> Pairs:
-    words = "the model read that a river runs north of the old town and never freezes".split()
+    words = ["a", "river", "runs", "north", "of", "the", "old", "town", "and", "freezes"]
     generator = np.random.default_rng(len(kind))
     return [
         {
@@ -140,7 +140,7 @@ def write_factors(folder: Path, **changes: Any) -> str:
         "format": 1, "status": "complete", "strategy": "ekfac", "fisher": "true",
         "model": "models/tiny", "model_fingerprint": "f" * 64, "dataset": "tokens",
         "num_examples": 50, "num_tokens": 700, "num_unlabelled_examples": 0,
-        "tracked_modules": dict.fromkeys(MODULES, {"d_in": 5, "d_out": 6, "has_bias": False}),
+        "tracked_modules": {name: {"d_in": 5, "d_out": 6} for name in MODULES},
         "tracked_share": 0.31, "untracked_expert_share": 0.0, "checksums": checksums,
         "num_positions": dict.fromkeys(MODULES, 700), "versions": {},
         "arguments": {"model": "models/tiny", "hessian_dataset": "tokens",
@@ -171,7 +171,7 @@ def make_factors(tmp_path: Path) -> Callable[..., Path]:
 HOSTILE = {
     "script": "</script><script>window.broken = true</script>",
     "comment": "<!-- <script> ]]> -->",
-    "attribute": "\" onmouseover=\"window.broken = true\" '><img src=x onerror=window.broken=true>",
+    "attribute": '" onmouseover="window.broken = true" \'><img src=x onerror=window.broken=true>',
     "template": "${window.broken = true} {{data}} {{script}} `",
     "override": "abc\u202edef\u202c \u2067ghi\u2069 \u200f",
     "arabic": "مرحبا بالعالم",
@@ -180,7 +180,7 @@ HOSTILE = {
     "lines": "one\rtwo\r\nthree\u2028four\u2029five",
     "long": "x" * 100_000,
     "long words": "word </script> " * 7000,
-    "formula": "=HYPERLINK(\"http://example.com\")",
+    "formula": '=HYPERLINK("http://example.com")',
     "url": "javascript:window.broken=true",
     "percent": "100%25 %2F / # ? & %",
 }

@@ -131,7 +131,15 @@ def test_scripts_cannot_end_their_own_element_and_fetch_nothing():
     page = render_page({"title": "t"})
     assert page.count("</script>") == 2
     script = page.rpartition("<script>")[2]
-    for word in ("innerHTML", "outerHTML", "insertAdjacent", "fetch(", "XMLHttp", "eval(", "import("):
+    for word in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacent",
+        "fetch(",
+        "XMLHttp",
+        "eval(",
+        "import(",
+    ):
         assert word not in script, word
     assert re.findall(r"https?://[^\"']+", script) == ["http://www.w3.org/2000/svg"]
     assets = Path(influence_report.__file__).parent / "report" / "assets"

@@ -56,10 +56,10 @@ def write_report(config: InfluenceReportConfig) -> Path:
     from if_query.whole_files import replacing
 
     output = config.output or config.results_dir / REPORT_NAME
+    results = InfluenceResults.load(config.results_dir)
     _check_output(output)
     if config.figures is not None and config.figures.exists() and not config.figures.is_dir():
         raise InputError(f"{config.figures}: expected a folder for figures, found a file")
-    results = InfluenceResults.load(config.results_dir)
     factors = find_factors(results.metadata, config.factors_dir)
     health = describe_health(results.metadata, factors)
     page = render_report(results, factors, health, config.title)

@@ -147,7 +147,7 @@ class InfluenceResults:
         rows = []
         for row, asked in enumerate(self.queries[:_ROWS_IN_NOTEBOOK]):
             order = np.argsort(-self.matrix[row], kind="stable")
-            cells = [asked.example_id, asked.prompt[:200], asked.completion[:200]]
+            cells = [asked.example_id[:60], asked.prompt[:200], asked.completion[:200]]
             cells += [f"{self.losses[row]:.4g}", self._few(row, order[:3])]
             cells += [self._few(row, order[::-1][:3])]
             rows.append("".join(f"<td>{html.escape(cell)}</td>" for cell in cells))
@@ -229,8 +229,8 @@ def _read_matrix(path: Path, shape: tuple[int, int]) -> Float32[np.ndarray, "que
         raise InputError(f"{path}: not a readable matrix: {error}") from error
     if matrix.shape != shape or matrix.dtype != np.float32:
         raise InputError(
-            f"{path}: expected float32 [{shape[0]}, {shape[1]}] as the tables say, got "
-            f"{matrix.dtype} {list(matrix.shape)}; run run-query again"
+            f"{path}: expected float32 [{shape[0]}, {shape[1]}] as query.csv and train.csv say, "
+            f"got {matrix.dtype} {list(matrix.shape)}; run run-query again"
         )
     if 0 in shape:
         raise InputError(f"{path}: no scores; run run-query again")

@@ -159,9 +159,7 @@ def _report(config: RunQueryConfig) -> None:
         return
     from if_query.influence_report import InfluenceReportConfig, write_report
 
-    page = write_report(
-        InfluenceReportConfig(config.output_dir, factors_dir=config.factors_dir)
-    )
+    page = write_report(InfluenceReportConfig(config.output_dir, factors_dir=config.factors_dir))
     print(f"the report is {page}: open it in a browser, it needs no network")
 
 
