@@ -249,10 +249,24 @@ def test_axe_finds_no_fault_and_nothing_is_wider_than_the_window(
             for fault in found.response["violations"]
         ]
         assert faults == [], route
+        assert len(found.response["passes"]) > 15, "axe did not run"
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), route
         assert page.locator("h1").count() == 1
         for landmark in ("banner", "main", "contentinfo"):
             assert page.get_by_role(landmark).count() == 1, route
+
+
+def test_the_policy_refuses_a_script_that_is_not_the_page_s_own(chromium, full_report):
+    page = chromium.new_page()
+    page.goto(full_report.as_uri())
+    assert page.evaluate("""() => {
+        const script = document.createElement("script");
+        script.textContent = "window.broken = true";
+        document.body.append(script);
+        document.body.insertAdjacentHTML("beforeend", "<img src=x onerror='window.broken = true'>");
+        return window.broken === undefined;
+    }""")
+    page.close()
 
 
 def test_the_tab_key_goes_through_the_page_in_order(open_report, full_report):

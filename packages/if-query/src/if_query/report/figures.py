@@ -120,6 +120,9 @@ def _spectra(figure: Any, health: dict[str, Any]) -> None:
             shade = str(0.75 * place / max(1, len(health["modules"]) - 1))
             values = np.maximum(one["values"], one["largest"] * 1e-12)
             axes.loglog(one["places"], values, color=shade, linewidth=0.9)
+    for axis in (axes.xaxis, axes.yaxis):  # powers of ten would need the mathematics switched off
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
     axes.set_xlabel("directions, the largest first (% of each linear map)")
     axes.set_ylabel("eigenvalue (nats² per unit weight²)")
     axes.set_title("one line per linear map, the first layers darkest", fontsize=7, loc="left")

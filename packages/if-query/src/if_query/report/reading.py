@@ -6,6 +6,11 @@ from if_query.command_line import command_line_of
 from if_query.report.health import Factors
 from if_query.run_query import RunQueryConfig
 
+_SHOWN_BY_NAME = (
+    "damping", "damping_kind", "dtype", "max_length", "query_rank", "top_k", "format",
+    "per_token_scores", "per_module_scores", "self_influence",
+)  # fmt: skip
+
 
 def describe_reading(results: dict[str, Any], factors: Factors | None) -> dict[str, Any]:
     """Facts of a run for its readers.
@@ -41,6 +46,9 @@ def describe_reading(results: dict[str, Any], factors: Factors | None) -> dict[s
         "per_token_scores": arguments["per_token_scores"],
         "per_module_scores": arguments["per_module_scores"],
         "self_influence": arguments["self_influence"],
+        "other_arguments": {
+            name: value for name, value in arguments.items() if name not in _SHOWN_BY_NAME
+        },
         "versions": results["versions"],
         "commands": commands,
     }

@@ -39,6 +39,7 @@ function readingPage() {
         ["rows kept per side (top-k)", reading.top_k],
         ["queries × training examples", `${counts.queries.toLocaleString("en")} × ${counts.train.toLocaleString("en")}`],
         ["factors", reading.factors], ["results", DATA.folder],
+        ...Object.entries(reading.other_arguments).map(([name, value]) => [name, String(value)]),
       ]),
       element("h3", {}, "Linear maps that were tracked"),
       element("details", { class: "prose" }, element("summary", {}, "Their names"),
