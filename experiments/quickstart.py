@@ -110,7 +110,7 @@ def main(config: Config) -> None:
         output_dir=folder / "influence",
         dtype="float32",
         score_batch_size=16,
-        # A twentieth of the whole time, for a report that shows all there is to see.
+        # Some seconds more, for a report that shows all there is to see.
         per_token_scores=True,
         per_module_scores=True,
         self_influence=True,

@@ -209,14 +209,16 @@ def test_what_is_shown_is_downloaded_as_csv(open_report, full_report, tmp_path):
     ]
 
 
-def test_hostile_text_is_shown_and_does_nothing(open_report, hostile_results, hostile_texts):
+@pytest.mark.parametrize("width", [380, 1600])
+def test_hostile_text_is_shown_and_does_nothing(open_report, hostile_results, hostile_texts, width):
     influence_report.main([str(hostile_results), "--title", "<b>'\"</title>\0"])
-    page = open_report(hostile_results / "report.html")
+    page = open_report(hostile_results / "report.html", width=width)
     ids = page.locator("tbody th a").all()
     assert len(ids) == len(hostile_texts)
     hrefs = [one.get_attribute("href") for one in ids]
     for name, href in zip(hostile_texts, hrefs, strict=True):
         page.evaluate("hash => { window.location.hash = hash; }", href)
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
         page.wait_for_function("hash => document.querySelector('#most-helpful')", arg=href)
         text = hostile_texts[name]
         found = page.evaluate("document.querySelector('.completion').textContent")

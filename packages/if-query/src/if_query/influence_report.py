@@ -27,7 +27,7 @@ class InfluenceReportConfig:
     A positive score is helpful: training more on that example lowers the query's loss.
     """
 
-    results_dir: Annotated[Path, tyro.conf.Positional]
+    results_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RESULTS_DIR")]
     """Folder that run-query wrote."""
     output: Path | None = None
     """File to write; report.html in the results folder by default."""
