@@ -8,7 +8,7 @@ cosine distance, leaves in the order that puts neighbours closest.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float32, Float64
 from scipy.cluster.hierarchy import leaves_list, linkage
 
 from if_query.influence_results import InfluenceResults
@@ -41,9 +41,9 @@ def make_heat_map(results: InfluenceResults, num_queries: int, num_train: int) -
         num_train: columns at most; every query in turn gives its largest ones.
     """
     num_queries = min(num_queries, len(results.queries))
-    block = np.asarray(results.matrix[:num_queries], dtype=np.float64)
+    block = results.matrix[:num_queries]
     columns = _largest_in_turn(block, min(num_train, block.shape[1]))
-    scores = block[:, columns]
+    scores = np.asarray(block[:, columns], dtype=np.float64)
     orders = {"raw": _clustered(scores)}
     if results.self_influence is not None:
         own = results.self_influence[columns]
@@ -60,10 +60,15 @@ def normalised(
     return divided
 
 
-def _largest_in_turn(block: Float64[np.ndarray, "query train"], count: int) -> list[int]:
-    orders = np.argsort(-np.abs(block), axis=1, kind="stable")
+def _largest_in_turn(block: Float32[np.ndarray, "query train"], count: int) -> list[int]:
+    """Columns with each query's largest absolute score, then its second largest, and so on."""
+    orders = []
+    for row in block:  # one by one: the whole block may not fit in memory twice
+        sizes = np.abs(row)
+        largest = np.sort(np.argpartition(-sizes, count - 1)[:count])
+        orders.append(largest[np.argsort(-sizes[largest], kind="stable")])
     chosen: dict[int, None] = {}
-    for turn in orders.T:
+    for turn in np.stack(orders).T:
         for column in turn:
             if len(chosen) == count:
                 return sorted(chosen)
