@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from if_query import influence_report
 from if_query.report.encoding import packed, to_script_json
-from if_query.report.health import describe_module
 from if_query.report.heat_map import make_heat_map
 from if_query.report.page import SCRIPTS, render_page
 from if_query.report.shown import select_rows, summarise
@@ -178,15 +177,6 @@ def test_scores_that_are_all_equal_have_a_distribution_too():
     assert shown.harmful == [4, 3]
     assert shown.percentiles == [50.0] * 5
     assert select_rows(scores[:1], 25).harmful == []
-
-
-def test_damping_counts_directions_as_the_formula_says():
-    values = np.array([4.0, 1.0, 0.0, 3.0], dtype=np.float32)
-    found = describe_module("m", (values, True), {"d_out": 2, "d_in": 2}, 0.5, relative=True)
-    assert found["damping"] == 1.0  # half of the mean, which is 2
-    assert found["effective_share"] == pytest.approx((4 / 5 + 1 / 2 + 0 + 3 / 4) / 4, rel=1e-3)
-    assert found["share_below_damping"] == 0.25
-    assert found["values"][0] == 4.0
 
 
 def test_the_page_names_command_versions_and_what_was_not_computed(make_results):

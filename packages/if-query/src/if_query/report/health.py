@@ -185,9 +185,9 @@ def result_warnings(results: dict[str, Any]) -> list[str]:
         )
     if results.get("fisher") == "empirical":
         found.append("The curvature is the empirical Fisher, of the labels given in the data.")
-    for kind, name in (("unscored_train", "training examples"), ("unscored_queries", "queries")):
+    for kind, name in (("unscored_train", "Training examples"), ("unscored_queries", "Queries")):
         if results.get(kind):
-            found.append(f"{len(results[kind])} {name} have no label token; their scores are 0.")
+            found.append(f"{name} without a label token, whose scores are 0: {len(results[kind])}.")
     if results.get("arguments", {}).get("allow_mismatch"):
         found.append("The run was allowed to go on where model and factors differ.")
     return found
