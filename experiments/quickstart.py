@@ -112,6 +112,11 @@ def main(config: Config) -> None:
         query_eos=False,
         dtype="float32",
         score_batch_size=16,
+        # Some seconds more, for a report that shows all there is to see.
+        per_token_scores=True,
+        per_module_scores=True,
+        self_influence=True,
+        report=True,
         overwrite=True,
     )
     show(console, command("run-query", query))
@@ -140,6 +145,12 @@ def main(config: Config) -> None:
         f"Look next at {folder / 'ranking.csv'}: for each question its ten most influential "
         "documents, with their text.",
         style="bold",
+    )
+    console.print(
+        f"Open {query.output_dir / 'report.html'} in a browser: every question, with the documents "
+        "that helped and harmed it.",
+        style="bold",
+        soft_wrap=True,
     )
 
 

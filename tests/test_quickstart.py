@@ -38,7 +38,11 @@ def test_the_quickstart_meets_its_targets(tmp_path, model, target):
         rows = list(csv.DictReader(file))
     assert len(rows) % 10 == 0
     assert (folder / "influence.png").stat().st_size > 5000
-    assert "Look next at" in "".join(done.stdout.splitlines()[-3:])
+    last = "".join(done.stdout.splitlines()[-4:])
+    assert "Look next at" in last
+    report = folder / "influence" / "report.html"
+    assert f"Open {report} in a browser" in last
+    assert report.stat().st_size > 50_000
     shown = [line for line in done.stdout.splitlines() if line.startswith("$ uv run ")]
     assert {line.split()[3] for line in shown} == {
         "hops", "tokenize-text", "fit-hessians", "run-query",

@@ -3,8 +3,10 @@
 import contextlib
 import io
 import re
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -101,3 +103,24 @@ def describe_arguments(config: Any) -> dict[str, Any]:
         for name, value in vars(config).items()
         if not name.startswith("__")
     }
+
+
+def command_line_of(program: str, config_type: type[Any], arguments: Mapping[str, Any]) -> str:
+    """The shell command that stands for recorded arguments: what differs from the defaults.
+
+    Args:
+        program: the command's name.
+        config_type: its configuration class, for the defaults.
+        arguments: as :func:`describe_arguments` recorded them; unknown ones are left out.
+    """
+    words = [program]
+    for one in fields(config_type):
+        value = arguments.get(one.name, one.default)
+        if one.name not in arguments or value == one.default or value is None:
+            continue
+        flag = f"--{one.name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+        else:
+            words += [flag, str(value)]
+    return "uv run " + shlex.join(words)

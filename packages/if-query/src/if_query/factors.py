@@ -10,7 +10,6 @@ A stage counts as done when metadata.json lists its files with their checksums; 
 be taken up at its last saved batch and ends at the same bits.
 """
 
-import json
 import platform
 import shutil
 from collections.abc import Mapping
@@ -30,7 +29,8 @@ from math_utils.curvature import (
 from torch import Tensor
 
 from if_query.errors import InputError
-from if_query.storage import checksum_of, read_tensors, replacing_folder, write_json, write_tensors
+from if_query.storage import checksum_of, read_tensors, write_tensors
+from if_query.whole_files import read_metadata, replacing_folder, write_json
 
 FORMAT = 1
 Stage = Literal["covariances", "eigenbases", "eigenvalues"]
@@ -207,24 +207,6 @@ class FactorStore:
             for part, tensor in read_tensors(path).items()
         }
         return int(folders[-1].name.rpartition("-")[2]), state
-
-
-def read_metadata(folder: Path) -> dict[str, Any] | None:
-    """What a folder's metadata.json says; None if there is none.
-
-    Raises:
-        InputError: if it cannot be read as a JSON object.
-    """
-    path = folder / "metadata.json"
-    if not path.is_file():
-        return None
-    try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(metadata, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(metadata).__name__}")
-    return metadata
 
 
 def check_agrees(

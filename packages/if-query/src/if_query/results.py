@@ -10,8 +10,8 @@ import pyarrow as pa
 from if_query.models import load_tokenizer
 from if_query.query_pass import Examples, Run
 from if_query.score_arrays import ScoreArrays, best_and_worst
-from if_query.storage import replacing
 from if_query.tables import extra_columns, extra_values, write_table
+from if_query.whole_files import replacing
 
 
 def write_results(run: Run, arrays: ScoreArrays, losses: list[float]) -> None:

@@ -88,6 +88,8 @@ class RunQueryConfig:
     """Spread the model over devices by accelerate, for example auto."""
     save_interval: float = 600.0
     """Seconds between saves of unfinished scores."""
+    report: bool = False
+    """Also write report.html, which shows the results in a browser, into the output folder."""
     resume: bool = True
     """Go on with, or keep, what the same arguments left in the output folder."""
     overwrite: bool = False
@@ -134,7 +136,7 @@ def run_query(config: RunQueryConfig) -> Path:
     from if_query.factors import check_agrees, clear_folder, prepare_folder
     from if_query.query_pass import score_all
     from if_query.results import write_results
-    from if_query.storage import write_json
+    from if_query.whole_files import write_json
 
     earlier = prepare_folder(config.output_dir, overwrite=config.overwrite, resume=config.resume)
     run = _prepare(config)
@@ -142,6 +144,7 @@ def run_query(config: RunQueryConfig) -> Path:
         check_agrees(earlier, run.metadata, config.output_dir, list(RESULT_FIELDS))
         if earlier["status"] == "complete":
             print(f"{config.output_dir}: these results are complete already; nothing to do")
+            _report(config)
             return config.output_dir
         print(f"{config.output_dir}: going on with an interrupted run")
     else:
@@ -151,7 +154,18 @@ def run_query(config: RunQueryConfig) -> Path:
     write_results(run, arrays, losses)
     write_json(config.output_dir / "metadata.json", {**run.metadata, "status": "complete"})
     arrays.remove()
+    _report(config)
     return config.output_dir
+
+
+def _report(config: RunQueryConfig) -> None:
+    """Write the page that shows the results, where it was asked for."""
+    if not config.report:
+        return
+    from if_query.influence_report import InfluenceReportConfig, write_report
+
+    page = write_report(InfluenceReportConfig(config.output_dir, factors_dir=config.factors_dir))
+    print(f"the report is {page}: open it in a browser, it needs no network")
 
 
 def _prepare(config: RunQueryConfig) -> "Run":

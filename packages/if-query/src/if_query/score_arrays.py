@@ -18,7 +18,7 @@ from jaxtyping import Float32
 from math_utils.curvature import BatchScores
 
 from if_query.errors import os_errors_name
-from if_query.storage import write_json
+from if_query.whole_files import write_json
 
 PARTIAL = ".partial"
 
