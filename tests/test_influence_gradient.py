@@ -16,6 +16,7 @@ from math_utils.errors import InfluenceError, NonFiniteError
 from math_utils.influence import (
     DiscriminativeGradientExtractor,
     FirstOrderCalculator,
+    InfluenceConfig,
 )
 
 
@@ -149,16 +150,18 @@ def test_projected_gradients_are_the_projection_of_the_gradients(make_model, seq
 
 
 @pytest.mark.parametrize("architecture", ["olmo2", "gpt2"])
-def test_a_model_in_bfloat16_has_gradients_near_those_in_float64(
+def test_a_head_in_bfloat16_has_gradients_near_those_in_float64(
     make_model, sequences, architecture
 ):
+    """Its softmax is taken in float32. (A backward pass in bfloat16 rounds much more.)"""
     batch = make_batch(sequences, [0, 1, 2, 3])
-    exact = DiscriminativeGradientExtractor(make_model(architecture, std=0.1), config())
+    exact = DiscriminativeGradientExtractor(make_model(architecture, std=0.1), config("output"))
     expected = exact.compute_batch_gradients(batch)
     model = make_model(architecture, std=0.1).to(torch.bfloat16)
-    found = DiscriminativeGradientExtractor(model).compute_batch_gradients(batch)
+    narrow = DiscriminativeGradientExtractor(model, InfluenceConfig(target="output"))
+    found = narrow.compute_batch_gradients(batch)
     assert found.dtype == torch.float32
-    assert (found.double() - expected).norm() < 0.03 * expected.norm()
+    assert (found.double() - expected).norm() < 0.02 * expected.norm()
 
 
 def test_the_example_and_the_layer_of_a_gradient_that_is_not_finite_are_named(
