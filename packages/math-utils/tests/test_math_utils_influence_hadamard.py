@@ -116,7 +116,7 @@ def test_a_million_dimensions_keep_a_known_inner_product():
 
 
 def test_dimensions_out_of_range_are_said():
-    with pytest.raises(InfluenceError, match="output_dim between 1 and 32.*got 33"):
+    with pytest.raises(InfluenceError, match=r"output_dim between 1 and 32.*got 33"):
         RandomizedHadamardTransform(20, 33)
     with pytest.raises(InfluenceError, match="output_dim between 1 and 32"):
         RandomizedHadamardTransform(20, 0)

@@ -119,7 +119,7 @@ class LandmarkConfig:
     """
 
     num_landmarks: int = 4096
-    strategy: LandmarkStrategy = "kmeans_pp"
+    strategy: str = "kmeans_pp"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -137,7 +137,7 @@ class KernelRidgeConfig:
         damping: relative ridge: λ = damping · mean diagonal of the landmarks' kernel matrix.
     """
 
-    kernel: Kernel = "rbf"
+    kernel: str = "rbf"
     damping: float = 1e-2
 
     def __post_init__(self) -> None:
