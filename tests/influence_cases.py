@@ -71,3 +71,13 @@ def naive_gradients(model, extractor, sequences, prompt=0):
 
 def flat(gradients):
     return torch.cat([each.flatten(1) for each in gradients.values()], dim=1)
+
+
+def use_float64_norms(model) -> None:
+    """Hugging Face computes RMSNorm in float32 in any model, which would drown a small step."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child).__name__.endswith("RMSNorm"):
+                norm = nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon)
+                norm.weight = child.weight
+                setattr(parent, name, norm)

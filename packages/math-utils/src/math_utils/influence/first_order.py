@@ -4,7 +4,7 @@
 (TracIn; Pruthi et al. 2020, arXiv 2002.08484), so that a positive influence is helpful.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -14,7 +14,9 @@ from math_utils.errors import InfluenceError
 from math_utils.influence.base import DEFAULT_DOMAIN, InfluenceCalculator, Loader, token_batches
 from math_utils.influence.config import InfluenceConfig
 from math_utils.influence.gradient import DiscriminativeGradientExtractor
-from math_utils.influence.layer_gradients import LayerGradients, row_blocks
+from math_utils.influence.layer_gradients import LayerGradients, join, row_blocks
+
+_FEWEST_EXAMPLES = 32
 
 
 class GradientInfluenceCalculator(InfluenceCalculator):
@@ -74,15 +76,20 @@ class GradientInfluenceCalculator(InfluenceCalculator):
         """The domains whose probes are cached, in the order of caching."""
         return tuple(self._cache)
 
-    def _probes(self, probe_loader: Loader | None, domain: str) -> Mapping[str, LayerGradients]:
+    def check_cached(self, domains: Iterable[str]) -> None:
+        """Raise an InfluenceError where a domain has no cached probes."""
+        for domain in domains:
+            if domain not in self._cache:
+                raise InfluenceError(
+                    f"no probe examples are cached for the domain {domain!r} (cached: "
+                    f"{', '.join(self._cache) or 'none'}); call cache_probe first or give a "
+                    "probe_loader"
+                )
+
+    def _probes(self, probe_loader: Loader | None, domain: str) -> dict[str, LayerGradients]:
         if probe_loader is not None:
             return self.gradient_extractor.gather(probe_loader, "probe loader")
-        if domain not in self._cache:
-            raise InfluenceError(
-                f"no probe examples are cached for the domain {domain!r} (cached: "
-                f"{', '.join(self._cache) or 'none'}); call cache_probe first or give a "
-                "probe_loader"
-            )
+        self.check_cached([domain])
         return self._cache[domain]
 
 
@@ -97,13 +104,39 @@ class FirstOrderCalculator(GradientInfluenceCalculator):
         domain: str = DEFAULT_DOMAIN,
     ) -> Float[Tensor, "num_probe num_train"]:
         """⟨g_probe, g_train⟩ over the target; see :class:`InfluenceCalculator`."""
-        probes = self._probes(probe_loader, domain)
-        columns = []
-        for tokens in token_batches(train_loader, "train loader"):
-            layers = self.gradient_extractor.capture(tokens)
-            parts = [inner_products(probes[name], layers[name]) for name in layers]
-            columns.append(torch.stack(parts).sum(dim=0).cpu())
-        return torch.cat(columns, dim=1)
+        return self.compute_influences(train_loader, probe_loader, [domain])[0]
+
+    def compute_influences(
+        self, train_loader: Loader, probe_loader: Loader | None, domains: Sequence[str]
+    ) -> list[Float[Tensor, "num_probe num_train"]]:
+        """The same for several domains, with one gradient per training example.
+
+        Args:
+            train_loader: the training examples.
+            probe_loader: the probe examples; None takes the cached ones of every domain.
+            domains: which caches.
+        """
+        probes = [self._probes(probe_loader, domain) for domain in domains]
+        num_probes = max(next(iter(one.values())).num_examples for one in probes)
+        columns: list[list[Tensor]] = [[] for _ in domains]
+        for trained in self._groups(train_loader, max(num_probes, _FEWEST_EXAMPLES)):
+            for own, probe in zip(columns, probes, strict=True):
+                parts = [inner_products(probe[name], trained[name]) for name in trained]
+                own.append(torch.stack(parts).sum(dim=0).cpu())
+        return [torch.cat(own, dim=1) for own in columns]
+
+    def _groups(self, loader: Loader, num_examples: int) -> Iterator[dict[str, LayerGradients]]:
+        """Gradients of at least so many examples at a time: probes are formed for each group."""
+        group: list[dict[str, LayerGradients]] = []
+        size = 0
+        for tokens in token_batches(loader, "train loader"):
+            group.append(self.gradient_extractor.capture(tokens))
+            size += len(tokens.input_ids)
+            if size >= num_examples:
+                yield {name: join([one[name] for one in group]) for name in group[0]}
+                group, size = [], 0
+        if group:
+            yield {name: join([one[name] for one in group]) for name in group[0]}
 
 
 def inner_products(
