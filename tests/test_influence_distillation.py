@@ -72,29 +72,6 @@ def test_landmarks_are_exact_and_the_others_are_kernel_ridge(make_model, many, k
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
 
 
-def test_gradients_as_embeddings_with_a_linear_kernel_propagate_exactly(make_model, many):
-    """First-order influence is linear in the gradient, so that enough landmarks determine it."""
-    model = make_model("olmo2")
-    gradients = DiscriminativeGradientExtractor(model, config(), projection_dim=16)
-    settings = InfluenceDistillationConfig(
-        landmarks=LandmarkConfig(18), kernel_ridge=KernelRidgeConfig("linear", 1e-10)
-    )
-    whole = DiscriminativeGradientExtractor(model, config())
-    distillation = InfluenceDistillation(model, settings, gradients, whole)
-    train = make_loader(many, TRAIN)
-    exact = gradients.compute_embeddings(train)
-    distillation.exact.compute_influences = lambda picked, probe, domains: [
-        torch.cat([gradients.compute_batch_embeddings(b) for b in picked]).mul(1) @ exact[:2].T
-    ]
-    distillation.exact.compute_influences = _transposed(distillation.exact.compute_influences)
-    found = distillation.compute_influence(train, make_loader(many, PROBE))
-    torch.testing.assert_close(found, exact[:2] @ exact.T, rtol=1e-4, atol=1e-4)
-
-
-def _transposed(compute):
-    return lambda *arguments: [one.T.contiguous() for one in compute(*arguments)]
-
-
 def test_selection_uses_every_cached_domain_in_turn(make_model, many):
     model = make_model("olmo2")
     distillation = distill(model, 20)

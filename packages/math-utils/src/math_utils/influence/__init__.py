@@ -21,6 +21,7 @@ from math_utils.influence.distillation import DistillationQuality, InfluenceDist
 from math_utils.influence.first_order import FirstOrderCalculator
 from math_utils.influence.gradient import DiscriminativeGradientExtractor
 from math_utils.influence.hadamard import RandomizedHadamardTransform, hadamard_transform
+from math_utils.influence.hypergradient import HyperGradientCalculator, Hypergradients
 from math_utils.influence.jvp_embedding import JVPEmbeddingExtractor
 from math_utils.influence.kernel_ridge import KernelRidge
 from math_utils.influence.landmark import LandmarkSelector, leverage_scores
@@ -38,6 +39,8 @@ __all__ = [
     "DistillationQuality",
     "EmbeddingExtractor",
     "FirstOrderCalculator",
+    "HyperGradientCalculator",
+    "Hypergradients",
     "InfluenceCalculator",
     "InfluenceConfig",
     "InfluenceDistillation",
