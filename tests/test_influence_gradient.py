@@ -17,6 +17,7 @@ from math_utils.influence import (
     DiscriminativeGradientExtractor,
     FirstOrderCalculator,
     InfluenceConfig,
+    RandomizedHadamardTransform,
 )
 
 
@@ -207,3 +208,19 @@ def test_logits_that_are_not_the_heads_outputs_are_refused(make_model, sequences
     model.forward = scaled
     with pytest.raises(InfluenceError, match="transforms them afterwards"):
         DiscriminativeGradientExtractor(model).compute_batch_gradients(make_batch(sequences, [0]))
+
+
+@pytest.mark.parametrize("target", ["both", "all"])
+def test_projections_keep_inner_products_of_real_gradients(make_model, sequences, target):
+    """Johnson and Lindenstrauss: a root mean square error near 1/√256 for unit vectors."""
+    whole = DiscriminativeGradientExtractor(make_model("olmo2"), config(target))
+    gradients = whole.compute_embeddings(make_loader(sequences, [range(7)]))
+    gradients = gradients / gradients.norm(dim=1, keepdim=True)
+    errors = []
+    for seed in range(20):
+        transform = RandomizedHadamardTransform(gradients.shape[1], 256, seed=seed)
+        projected = transform.project(gradients)
+        errors.append(projected @ projected.T - gradients @ gradients.T)
+    assert float(torch.stack(errors).square().mean().sqrt()) < 1.5 / 256**0.5
+    # Unbiased: means over seeds are 20 times less in square, up to chance.
+    assert float(torch.stack(errors).mean(dim=0).square().mean().sqrt()) < 0.6 / 256**0.5
