@@ -5,11 +5,8 @@ cross-entropy of an example in nats; labels of −100 and padding carry nothing.
 or normalised, on any path: every number is a derivative.
 """
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import nn
@@ -18,12 +15,10 @@ from math_utils._typing import Float, Tensor
 from math_utils.capture import (
     CapturedLookup,
     CapturedPair,
-    LinearMap,
     capture_lookups,
-    find_linear_maps,
     frozen,
 )
-from math_utils.causal_lm import HeadUse, find_embedding, find_head, label_losses, token_batch
+from math_utils.causal_lm import HeadUse, find_head, label_losses, token_batch
 from math_utils.curvature.gradients import backward_pass
 from math_utils.errors import InfluenceError, NonFiniteError
 from math_utils.influence.base import (
@@ -33,7 +28,7 @@ from math_utils.influence.base import (
     check_labelled,
     token_batches,
 )
-from math_utils.influence.config import NAMED_TARGETS, InfluenceConfig
+from math_utils.influence.config import InfluenceConfig
 from math_utils.influence.hadamard import RandomizedHadamardTransform
 from math_utils.influence.layer_gradients import (
     Factored,
@@ -42,6 +37,7 @@ from math_utils.influence.layer_gradients import (
     join,
     row_blocks,
 )
+from math_utils.influence.targets import find_target_layers, if_there, layer_shapes
 from math_utils.influence.vocabulary_gradients import (
     EmbeddingGradients,
     HeadGradients,
@@ -51,73 +47,8 @@ from math_utils.influence.vocabulary_gradients import (
 )
 from math_utils.language_modeling import TokenBatch
 
-T = TypeVar("T")
-
-_PATTERNS = {
-    "mlp": r"(^|\.)mlp\..*(proj|dense|fc)",
-    "lora": r"(^|\.)lora_[AB]\.",
-    "all": r"",
-}
 _FORMED_ELEMENTS = 1 << 27
 """Gradient entries of a batch formed at once before they are projected."""
-
-
-@dataclass(frozen=True, eq=False)
-class TargetLayers:
-    """The weights of a model that a target selects.
-
-    Attributes:
-        embedding: name and module, where its gradient is wanted.
-        head: name and module, where its gradient is wanted.
-        is_tied: whether the two are one weight, which then is one layer.
-        maps: the other linear maps.
-    """
-
-    embedding: tuple[str, nn.Embedding] | None
-    head: tuple[str, nn.Module] | None
-    is_tied: bool
-    maps: dict[str, LinearMap]
-
-
-def find_target_layers(model: nn.Module, target: str) -> TargetLayers:
-    """The layers of a target.
-
-    Raises:
-        InfluenceError: if the model has no such layers; the message names what was looked for.
-    """
-    named = target in NAMED_TARGETS
-    pattern = re.compile(_PATTERNS.get(target, r"(?!)" if named else target))
-    wants_embedding, wants_head = (
-        target in (own, "both", "all") for own in ("embedding", "output")
-    )
-    embedding = find_embedding(model) if wants_embedding else _if_there(find_embedding, model)
-    head = find_head(model) if wants_head else _if_there(find_head, model)
-    if not named:
-        wants_embedding = embedding is not None and bool(pattern.search(embedding[0]))
-        wants_head = head is not None and bool(pattern.search(head[0]))
-    is_tied = embedding is not None and head is not None and head[1].weight is embedding[1].weight
-    if is_tied:
-        wants_embedding = wants_head = wants_embedding or wants_head
-    head_modules = [] if head is None else [head[0]]
-    maps = find_linear_maps(
-        model, lambda name: bool(pattern.search(name)) and name not in head_modules
-    )
-    found = TargetLayers(
-        embedding if wants_embedding else None,
-        head if wants_head else None,
-        is_tied and wants_head,
-        maps,
-    )
-    if target == "lora":
-        _check_adapters(model)
-    if not (wants_embedding or wants_head or maps):
-        some = [name for name, _ in find_linear_maps(model, lambda name: True).items()][:3]
-        raise InfluenceError(
-            f"the target {target!r} selects nothing of {type(model).__name__}; looked for linear "
-            f"maps whose name matches {pattern.pattern!r}"
-            + (f"; it has, for example, {', '.join(some)}" if some else "; it has none")
-        )
-    return found
 
 
 class DiscriminativeGradientExtractor(EmbeddingExtractor):
@@ -150,8 +81,8 @@ class DiscriminativeGradientExtractor(EmbeddingExtractor):
         self.config = config or InfluenceConfig()
         self._found = find_target_layers(model, self.config.target_name)
         wanted = self._found.head
-        self._head = wanted if wanted is not None else _if_there(find_head, model)
-        self.layers: dict[str, tuple[int, int]] = _layer_shapes(self._found)
+        self._head = wanted if wanted is not None else if_there(find_head, model)
+        self.layers: dict[str, tuple[int, int]] = layer_shapes(self._found)
         self.gradient_dim = sum(rows * cols for rows, cols in self.layers.values())
         self.projection: RandomizedHadamardTransform | None = None
         if projection_dim is not None:
@@ -365,41 +296,6 @@ class DiscriminativeGradientExtractor(EmbeddingExtractor):
         layers = self.capture(tokens)
         whole = torch.cat([layers[name].dense().flatten(1) for name in self.layers], dim=1)
         return whole if self.projection is None else self.projection.project(whole)
-
-
-def _layer_shapes(found: TargetLayers) -> dict[str, tuple[int, int]]:
-    shapes: dict[str, tuple[int, int]] = {}
-    if found.embedding is not None:
-        name, embedding = found.embedding
-        shapes[name] = (embedding.num_embeddings, embedding.embedding_dim)
-    if found.head is not None:
-        name, head = found.head
-        rows, cols = head.get_parameter("weight").shape
-        if not isinstance(head, nn.Linear):
-            rows, cols = cols, rows
-        has_bias = getattr(head, "bias", None) is not None
-        key = found.embedding[0] if found.is_tied and found.embedding is not None else name
-        shapes[key] = (rows, cols + has_bias)
-    for name, linear_map in found.maps.items():
-        shapes[name] = (linear_map.d_out, linear_map.d_in)
-    return shapes
-
-
-def _if_there(find: Callable[[nn.Module], T], model: nn.Module) -> T | None:
-    """What a finder finds, or None: here its absence is no error, as it was not asked for."""
-    try:
-        return find(model)
-    except InfluenceError:
-        return None
-
-
-def _check_adapters(model: nn.Module) -> None:
-    unseen = [name for name, _ in model.named_parameters() if "lora_embedding" in name]
-    if unseen:
-        raise InfluenceError(
-            f"the target 'lora' covers adapters of linear maps; {unseen[0]} is an adapter of an "
-            "embedding, which cannot be tracked; name the wanted maps by a regular expression"
-        )
 
 
 def _row(tokens: TokenBatch, row: int) -> TokenBatch:
