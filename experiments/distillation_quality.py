@@ -10,15 +10,16 @@ through the first block, and random projections of the gradients themselves to a
 The latter cost as much as exact influence; they say how much of the error is the embedding's.
 
 Correlations (Pearson) are those over documents that are no landmarks, averaged over probes. Lines
-are means over seeds of landmarks and directions, bands their range. Costs are CPU seconds of one whole
-`InfluenceDistillation.compute_influence` beside one of exact influence, in one process.
+are means over seeds of landmarks and directions, bands their range. Costs are CPU seconds of one
+whole `InfluenceDistillation.compute_influence` beside one of exact influence, in one process.
 
-Result, of the command above on one CPU core (920 documents, 30 queries, the model before it saw the
-documents; rbf kernel): a correlation of 0.22 at 1 % landmarks, 0.23 at 5 %, 0.27 at 10 % and 0.40
-at 50 %; with projected gradients as embeddings 0.21, 0.48, 0.53 and 0.68. It took 2.3 to 2.8 times
-the CPU seconds of exact influence: in a model of two blocks of width 96, a gradient costs less than
-four directions of forward-mode derivatives through one block. So on this world distillation does not
-pay: neither is the propagation near, nor the gradient dear. Ask `evaluate` on a model of your own.
+Result, of the command above on one CPU core (920 documents, 30 queries, the model before it saw
+the documents; rbf kernel): a correlation of 0.22 at 1 % landmarks, 0.23 at 5 %, 0.27 at 10 % and
+0.40 at 50 %; with projected gradients as embeddings 0.21, 0.48, 0.53 and 0.68. It took 2.3 to 2.8
+times the CPU seconds of exact influence: in a model of two blocks of width 96, a gradient costs
+less than four directions of forward-mode derivatives through one block. So on this world
+distillation does not pay: neither is the propagation near, nor the gradient dear. Ask `evaluate`
+on a model of your own.
 
 The table is shown, the rows are written to `results/distillation_quality.json` and the plot to
 `experiments/figures/distillation_quality.png`. About 4 minutes on one core, after the 3 minutes

@@ -11,6 +11,8 @@ from math_utils.influence import (
     aggregate,
 )
 from math_utils.influence.datainf import layer_influence
+from math_utils.influence.layer_gradients import DenseBlock, row_blocks
+from math_utils.influence.vocabulary_gradients import HeadWeight
 from peft import LoraConfig, get_peft_model
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}
@@ -229,3 +231,33 @@ def test_bad_input_is_said_with_what_to_do(make_model, sequences):
     projected = DiscriminativeGradientExtractor(model, config(), projection_dim=8)
     with pytest.raises(InfluenceError, match="does not project"):
         DataInfCalculator(model, config(), projected)
+
+
+@pytest.mark.parametrize("architecture", ["olmo2", "llama"])
+def test_nothing_of_the_size_of_vocabulary_times_examples_is_kept_or_formed(
+    make_model, sequences, architecture
+):
+    model = make_model(architecture, vocab_size=2000)
+    extractor = DiscriminativeGradientExtractor(model, config("both"))
+    layers = extractor.gather(make_loader(sequences, [range(7)]), "train loader")
+    num_tokens, width = sum(map(len, sequences)), 12
+    for layer in layers.values():
+        kept = sum(tensor.numel() for tensor in tensors_of(layer))
+        assert kept <= 4 * num_tokens * width
+        blocks = list(row_blocks(layer, num_queries=2, max_elements=3000))
+        assert [start for start, _ in blocks[1:]] == [stop for _, stop in blocks[:-1]]
+        assert blocks[0][0] == 0
+        assert blocks[-1][1] == 2000
+        for start, stop in blocks:
+            block = layer.block(start, stop)
+            if isinstance(block, DenseBlock):
+                assert block.tensor.numel() <= 3000
+
+
+def tensors_of(thing):
+    """All tensors that a layer's gradients hold, but the model's own weight."""
+    for value in vars(thing).values():
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif hasattr(value, "__dict__") and not isinstance(value, HeadWeight):
+            yield from tensors_of(value)
