@@ -1,12 +1,35 @@
-"""The README's example runs and prints what it says."""
+"""The README's examples run and print what it says; so does the quick start that was promised."""
 
 import re
 from pathlib import Path
 
+import pytest
+import torch
 
-def test_the_example_in_the_readme_runs_as_printed(capsys):
-    text = (Path(__file__).parents[1] / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    exec(compile(code, "README.md", "exec"), {})
-    said = re.search(r"print\(.*?\)\s+# (torch\.Size\(\[\d+, \d+\]\))", code)
-    assert capsys.readouterr().out.strip() == said.group(1)
+README = (Path(__file__).parents[1] / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+QUICK_START = """
+from math_utils.influence import (
+    DataInfCalculator, InfluenceConfig, DiscriminativeGradientExtractor, InfluenceDistillation,
+)
+extractor = DiscriminativeGradientExtractor(model=model, config=InfluenceConfig(lambda_val=0.1, gamma_val=0.1))
+calculator = DataInfCalculator(model=model, config=config, gradient_extractor=extractor)
+influence = calculator.compute_influence(train_loader, probe_loader)      # [num_probe, num_train], positive = helpful
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize("code", EXAMPLES, ids=["influence", "curvature"])
+def test_an_example_in_the_readme_runs_as_printed(code, capsys):
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    said = re.findall(r"print\(.*?\)\s+# (torch\.Size\(\[\d+, \d+\]\))", code)
+    assert said
+    assert capsys.readouterr().out.strip().splitlines() == said
+
+
+def test_the_quick_start_of_influence_runs_word_for_word():
+    names = {"__name__": "readme"}
+    exec(EXAMPLES[0], names)
+    expected = names.pop("influence")
+    exec(QUICK_START, names)
+    assert torch.equal(names["influence"], expected)

@@ -4,13 +4,14 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from math_utils.capture import LinearMap, find_linear_maps, share_of_parameters
+from math_utils.causal_lm import head_restricted_to
 from math_utils.errors import CurvatureError
 from math_utils.language_modeling import TokenBatch, sample_labels, summed_cross_entropy
 from torch import Tensor, nn
@@ -257,28 +258,11 @@ def label_logits(model: nn.Module, batch: TokenBatch) -> Tensor:
     if not _is_right_padded(batch):
         arguments["attention_mask"] = batch.attention_mask.long()
         arguments["position_ids"] = batch.position_ids()
-    with _head_restricted_to(model, predicts) as restricted:
-        logits: Tensor = model(input_ids=batch.input_ids, use_cache=False, **arguments).logits
-    return logits[0] if restricted else logits[predicts.to(logits.device)]
-
-
-@contextmanager
-def _head_restricted_to(model: nn.Module, positions: Tensor) -> Iterator[bool]:
-    """Give the output head [1, label, hidden] instead of [batch, seq, hidden]."""
     head = model.get_output_embeddings()  # type: ignore[operator]
-    if head is None:
-        yield False
-        return
-
-    def restrict(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden = arguments[0]
-        return (hidden[positions.to(hidden.device)][None], *arguments[1:])
-
-    handle = head.register_forward_pre_hook(restrict)
-    try:
-        yield True
-    finally:
-        handle.remove()
+    watched = nullcontext() if head is None else head_restricted_to(head, predicts)
+    with watched:
+        logits: Tensor = model(input_ids=batch.input_ids, use_cache=False, **arguments).logits
+    return logits[predicts.to(logits.device)] if head is None else logits[0]
 
 
 def _is_right_padded(batch: TokenBatch) -> bool:

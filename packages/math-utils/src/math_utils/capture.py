@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from math_utils._typing import Float, Tensor, TokenMask
+from math_utils._typing import Float, Int, Tensor, TokenMask
 from math_utils.errors import CurvatureError
 
 T = TypeVar("T")
@@ -189,6 +189,74 @@ def capture_pairs(
         for handle in handles:
             handle.remove()
         recorder.clear()
+
+
+@dataclass(frozen=True, eq=False)
+class CapturedLookup:
+    """What an embedding saw in one batch: token ids and output gradients at unpadded positions.
+
+    Its gradient is Σ_t e_{id_t} ε_tᵀ, with ε_t = ∂L/∂(row t of the output).
+
+    Attributes:
+        ids: the row that each position looks up.
+        output_gradients: ε_t.
+        example_of_token: the row of the batch that each position belongs to.
+        is_plain: whether the output was the looked-up rows and nothing else.
+    """
+
+    ids: Int[Tensor, " token"]
+    output_gradients: Float[Tensor, "token dim"]
+    example_of_token: Int[Tensor, " token"]
+    is_plain: bool
+
+
+@contextmanager
+def capture_lookups(
+    embedding: nn.Embedding,
+    mask: TokenMask,
+    consume: Callable[[CapturedLookup], None],
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[None]:
+    """Hand each use of an embedding to ``consume`` as the backward pass inside reaches it.
+
+    The counterpart of :func:`capture_pairs`, whose inputs would be one-hot vectors here. Uses
+    that do not reach the loss are not handed over: their gradient is zero.
+
+    Args:
+        embedding: looks up ids [batch, seq].
+        mask: the real positions of the batch.
+        consume: called once per use; an exception in it stops the backward pass.
+        dtype: what gradients are cast to.
+
+    Raises:
+        CurvatureError: where ids are not laid out as the mask.
+    """
+    example_of_token = mask.nonzero()[:, 0]
+
+    def watch(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
+        ids = arguments[0]
+        if ids.shape != mask.shape:
+            raise CurvatureError(
+                f"the embedding: expected ids {list(mask.shape)} like the mask, "
+                f"got {list(ids.shape)}"
+            )
+        rows = nn.functional.embedding(ids, embedding.weight.detach())
+        is_plain = torch.equal(output.detach(), rows)
+
+        def observe(gradient: Tensor) -> None:
+            real = gradient.detach()[mask].to(dtype)
+            consume(CapturedLookup(ids[mask], real, example_of_token.to(ids.device), is_plain))
+
+        anchor = torch.zeros((), device=output.device, requires_grad=True)
+        result: Tensor = _Probe.apply(output, anchor, observe)
+        return result
+
+    handle = embedding.register_forward_hook(watch)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 class _Probe(torch.autograd.Function):

@@ -21,3 +21,7 @@ class NonFiniteError(CurvatureError):
     def describe(self, example: str) -> str:
         """The message, with a name for the example that the user knows."""
         return f"{self.what} is not finite for {example}; run the model in a wider dtype"
+
+
+class InfluenceError(CurvatureError):
+    """math_utils.influence cannot do what was asked with this model, these data or these calls."""

@@ -160,15 +160,19 @@ def sample_labels(
     )
     counts = torch.bincount(example_of_label, minlength=len(example_keys)).tolist()
     draws = [
-        torch.rand(count, generator=_example_generator(seed, key), dtype=torch.float64)
+        torch.rand(count, generator=keyed_generator(seed, key), dtype=torch.float64)
         for count, key in zip(counts, example_keys.tolist(), strict=True)
     ]
     uniform = torch.cat(draws).to(probabilities.device)
     return _invert_cumulative(probabilities, uniform)
 
 
-def _example_generator(seed: int, key: int) -> torch.Generator:
-    """A CPU generator for one example; splitmix64 keeps neighbouring keys apart."""
+def keyed_generator(seed: int, key: int) -> torch.Generator:
+    """A CPU generator for one key (an example, a tangent) of a seed.
+
+    splitmix64 keeps neighbouring keys apart; torch's generator reads only 32 bits of its seed, so
+    that ``seed << 32`` would be the same for every seed.
+    """
     mask = (1 << 64) - 1
     state = (seed * 0x9E3779B97F4A7C15 + key + 0x9E3779B97F4A7C15) & mask
     state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
@@ -198,4 +202,10 @@ def _invert_cumulative(
     return chosen * block + torch.minimum(offset, last)
 
 
-__all__ = ["IGNORED_LABEL", "TokenBatch", "sample_labels", "summed_cross_entropy"]
+__all__ = [
+    "IGNORED_LABEL",
+    "TokenBatch",
+    "keyed_generator",
+    "sample_labels",
+    "summed_cross_entropy",
+]

@@ -1,5 +1,7 @@
 """Policy for symmetric eigendecompositions, and products with a matrix's own transpose."""
 
+from collections.abc import Callable
+
 import torch
 
 from math_utils._typing import Float, Matrix, SquareMatrix, Tensor, Vector
@@ -90,3 +92,51 @@ def low_rank_factors(
     _, vectors = torch.linalg.eigh(wide.mT @ wide)
     leading = vectors[..., -min(rank, cols) :]
     return (wide @ leading).to(matrices.dtype), leading.to(matrices.dtype)
+
+
+def conjugate_gradients(
+    product: Callable[[Vector], Vector],
+    target: Vector,
+    *,
+    tolerance: float = 1e-8,
+    max_iterations: int = 1000,
+) -> Vector:
+    """Solve A x = b for symmetric positive definite A, by products with A alone.
+
+    Args:
+        product: x ↦ A x.
+        target: b [dim].
+        tolerance: stop where ‖b − A x‖ ≤ tolerance · ‖b‖.
+        max_iterations: products at the most.
+
+    Returns:
+        x, in the dtype of ``target``.
+
+    Raises:
+        CurvatureError: if A is found not to be positive definite, or the solution is not reached.
+    """
+    solution, residual = torch.zeros_like(target), target.clone()
+    direction, norm = residual.clone(), residual @ residual
+    goal = tolerance**2 * norm
+    for _ in range(max_iterations):
+        if norm <= goal:
+            return solution
+        image = product(direction)
+        curvature = direction @ image
+        if not curvature > 0:
+            raise CurvatureError(
+                "conjugate gradients: expected a positive definite matrix, found a direction of "
+                f"curvature {float(curvature):.3g}; raise the damping"
+            )
+        rate = norm / curvature
+        solution += rate * direction
+        residual -= rate * image
+        previous, norm = norm, residual @ residual
+        direction = residual + norm / previous * direction
+    if norm <= goal:
+        return solution
+    raise CurvatureError(
+        f"conjugate gradients: expected a relative residual of {tolerance:.3g} within "
+        f"{max_iterations} products, got {float((norm / (target @ target)).sqrt()):.3g}; raise the "
+        "damping, the tolerance or max_iterations"
+    )
