@@ -24,7 +24,7 @@ from typing import Any, Literal
 import torch
 import tyro
 from data_handler.influence import InfluenceTracker, MixtureWeightCalculator, WeightedSourceDataset
-from math_utils.influence.config import InfluenceConfig, MixtureConfig
+from math_utils.influence import InfluenceConfig, MixtureConfig
 from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader

@@ -7,8 +7,13 @@ import pytest
 import torch
 from data_handler.influence import METHODS, MixtureWeightCalculator
 from math_utils.errors import InfluenceError
-from math_utils.influence import DataInfCalculator, InfluenceConfig
-from math_utils.influence.config import MixtureConfig
+from math_utils.influence import (
+    DataInfCalculator,
+    InfluenceConfig,
+    InfluenceDistillationConfig,
+    JVPEmbeddingConfig,
+    MixtureConfig,
+)
 from torch.utils.data import DataLoader
 
 VOCABULARY = 24
@@ -41,10 +46,19 @@ SOURCES = {
 }
 PROBES = {"x": make_batches(4, (2, 1)), "y": make_batches(5, (2,))}
 EXACT = InfluenceConfig(dtype=torch.float64)
+ONE_BLOCK = InfluenceDistillationConfig(embedding=JVPEmbeddingConfig(num_blocks=1))
 
 
 def calculator(model, *, probes=PROBES, method="first_order", config=None, **more):
-    return MixtureWeightCalculator(model, probes, config, method, influence_config=EXACT, **more)
+    return MixtureWeightCalculator(
+        model,
+        probes,
+        config,
+        method,
+        influence_config=EXACT,
+        distillation_config=ONE_BLOCK if method == "distillation" else None,
+        **more,
+    )
 
 
 def gradients(model, batches):

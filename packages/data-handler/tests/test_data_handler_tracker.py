@@ -10,7 +10,7 @@ import pytest
 import torch
 from data_handler.influence import InfluenceTracker, MixtureWeightCalculator, WeightedSourceDataset
 from math_utils.errors import InfluenceError
-from math_utils.influence.config import MixtureConfig
+from math_utils.influence import MixtureConfig
 from transformers import Trainer, TrainingArguments
 
 TWO_PROCESSES = Path(__file__).parent / "two_processes.py"

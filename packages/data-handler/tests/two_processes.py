@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from data_handler.influence import InfluenceTracker, MixtureWeightCalculator, WeightedSourceDataset
-from math_utils.influence.config import MixtureConfig
+from math_utils.influence import MixtureConfig
 from transformers import AutoModelForCausalLM, Olmo2Config, Trainer, TrainingArguments
 
 

@@ -13,9 +13,11 @@ from math_utils.influence import (
     FirstOrderCalculator,
     InfluenceCalculator,
     InfluenceConfig,
+    InfluenceDistillation,
+    InfluenceDistillationConfig,
+    MixtureConfig,
     smooth,
 )
-from math_utils.influence.config import InfluenceDistillationConfig, MixtureConfig
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -94,8 +96,6 @@ class MixtureWeightCalculator:
         self._model = model
         self._calculator: InfluenceCalculator
         if method == "distillation":
-            from math_utils.influence import InfluenceDistillation
-
             self._calculator = InfluenceDistillation(model, distillation_config)
         elif method == "datainf":
             self._calculator = DataInfCalculator(model, influence_config)
