@@ -17,7 +17,7 @@ the process had once the model was built and had run once.
 
 Expected: at a vocabulary of 32k, at least 10 times less memory than either and not slower, and
 influences that differ by less than 1e-4 of their norm. With `--threads 1 --repeats 2`, on a busy
-machine of two cores: ours 6.8 s and 211 MiB, formed 13.4 s and 2,972 MiB, autograd 12.7 s and
+machine of two cores: ours 6.8 s and 211 MiB, formed 13.4 s and 2,971 MiB, autograd 12.7 s and
 3,046 MiB. About 5 minutes on two CPU cores.
 """
 

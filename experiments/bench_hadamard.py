@@ -16,10 +16,11 @@ The error of inner products is ‖⟨Px, Py⟩ − ⟨x, y⟩‖ over all pairs 
 1/√output_dim that a Gaussian projection has; for dense vectors, and for ones with 8 entries, as the
 gradients of embeddings have.
 
-Expected: ours is 2 to 4 times faster than the butterfly loop at any dimension, and 3 to 8 times
-slower than CountSketch; the inner products of dense vectors are as good as a Gaussian projection's
-with both. CountSketch keeps those of sparse vectors exactly unless their entries collide. Under a
-minute.
+Expected: ours several times faster than the butterfly loop, a few times slower than CountSketch,
+and 9 to 30 times slower than a copy; the inner products of dense vectors are as good as a Gaussian
+projection's. CountSketch keeps those of sparse vectors exactly unless their entries collide. The
+command above, on one CPU core, in nanoseconds per entry at 2¹², 2¹⁶, 2²⁰, 2²²: ours 4.1, 5.9, 6.0,
+12; butterfly 20, 29, 57, 33; CountSketch 3.7, 3.4, 1.4, 4.2; copy 0.4 to 0.5. Under a minute.
 """
 
 import json
