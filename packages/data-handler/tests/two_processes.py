@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from data_handler.influence import InfluenceTracker, MixtureWeightCalculator, WeightedSourceDataset
+from math_utils.errors import InfluenceError
 from math_utils.influence import MixtureConfig
 from transformers import AutoModelForCausalLM, Olmo2Config, Trainer, TrainingArguments
 
@@ -55,7 +56,19 @@ def main(folder: Path) -> None:
     tracker.attach(trainer)
     trainer.train()
     state = {**tracker.state_dict(), "sampled_by": mixture.weights}
+    # A failure of one process is one of all: otherwise the others would wait for it for ever.
+    failing = {**loaders, "one": []} if rank else loaders
+    patient = InfluenceTracker(calculator, failing, on_error="warn")
+    patient.update_weights()
+    state["after_failure"] = patient.state_dict()
+    try:
+        InfluenceTracker(calculator, failing).update_weights()
+    except InfluenceError as error:
+        state["stopped"] = "could not be measured" in str(error)
     (folder / f"rank{rank}.json").write_text(json.dumps(state))
+    # A process that left while the other still talks to it would abort that one.
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
