@@ -145,6 +145,7 @@ def main(config: Config) -> None:
         f"Look next at {folder / 'ranking.csv'}: for each question its ten most influential "
         "documents, with their text.",
         style="bold",
+        soft_wrap=True,
     )
     console.print(
         f"Open {query.output_dir / 'report.html'} in a browser: every question, with the documents "
