@@ -30,6 +30,7 @@ from rich.table import Table
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, Olmo2Config, Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
 SOURCES = ("relevant", "irrelevant", "noise")
@@ -117,8 +118,6 @@ def train(config: Config, seed: int, policy: str) -> dict[str, Any]:
         model=model, args=arguments, train_dataset=mixture, eval_dataset=data["evaluation"]
     )
     # The Trainer would print its logs; they are kept in its state.
-    from transformers.trainer_callback import PrinterCallback
-
     trainer.remove_callback(PrinterCallback)
     history: list[dict[str, Any]] = []
     if policy == "influence":

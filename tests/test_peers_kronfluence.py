@@ -29,7 +29,7 @@ from typing import Any
 import pytest
 import torch
 from if_query.models import LanguageModelLoss, select_maps
-from math_utils.capture import LinearMap, frozen
+from math_utils.capture import frozen
 from math_utils.curvature import (
     CovarianceSums,
     CurvatureConfig,
@@ -43,6 +43,7 @@ from math_utils.curvature import (
     score_batch,
 )
 from math_utils.language_modeling import TokenBatch
+from math_utils.linear_maps import LinearMap
 from torch import Tensor
 
 pytest.importorskip("kronfluence", reason="needs the dependency group: uv run --group peers")

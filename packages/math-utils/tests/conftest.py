@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from math_utils.capture import LinearMap, find_linear_maps
 from math_utils.language_modeling import TokenBatch, summed_cross_entropy
+from math_utils.linear_maps import LinearMap, find_linear_maps
 from torch import Tensor, nn
 
 VOCAB = 11

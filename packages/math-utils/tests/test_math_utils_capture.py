@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from math_utils.capture import capture_pairs, find_linear_maps, frozen, share_of_parameters
+from math_utils.capture import capture_pairs, frozen
 from math_utils.curvature import backward_pass, collect_gradients
 from math_utils.language_modeling import TokenBatch
+from math_utils.linear_maps import find_linear_maps, share_of_parameters
 from torch import nn
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from math_utils.capture import find_linear_maps, frozen
+from math_utils.capture import frozen
 from math_utils.curvature import (
     CovarianceSums,
     CurvatureConfig,
@@ -24,6 +24,7 @@ from math_utils.curvature import (
     self_influence,
 )
 from math_utils.language_modeling import TokenBatch
+from math_utils.linear_maps import find_linear_maps
 from torch import nn
 
 DOUBLE = torch.float64

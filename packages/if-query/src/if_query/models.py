@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from math_utils.capture import LinearMap, find_linear_maps, share_of_parameters
 from math_utils.causal_lm import head_restricted_to
 from math_utils.errors import CurvatureError
 from math_utils.language_modeling import TokenBatch, sample_labels, summed_cross_entropy
+from math_utils.linear_maps import MLP_PATTERN, LinearMap, find_linear_maps, share_of_parameters
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -22,7 +22,7 @@ from if_query.errors import InputError
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 _PATTERNS = {
-    "mlp": r"(^|\.)mlp\..*(proj|dense|fc)",
+    "mlp": MLP_PATTERN,
     "attention": r"(^|\.)(self_attn|attn|attention)\..*(proj|dense|c_attn|query_key_value)",
     "all": r"\.\d+\.",
 }

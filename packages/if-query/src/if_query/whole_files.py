@@ -24,7 +24,7 @@ def replacing(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             os.replace(temporary, path)
-    except BaseException:
+    except BaseException:  # an interrupt too leaves no partial file behind; it goes on
         temporary.unlink(missing_ok=True)
         raise
 
@@ -42,7 +42,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             temporary.mkdir(parents=True)
             yield temporary
             os.replace(temporary, path)
-    except BaseException:
+    except BaseException:  # as above: the partial folder goes, the interrupt or error stays
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from math_utils._typing import Float, Tensor, TokenMask
-from math_utils.capture import is_linear_map
 from math_utils.errors import InfluenceError
 from math_utils.language_modeling import IGNORED_LABEL, TokenBatch, summed_cross_entropy
+from math_utils.linear_maps import is_linear_map
 
 
 def find_embedding(model: nn.Module) -> tuple[str, nn.Embedding]:

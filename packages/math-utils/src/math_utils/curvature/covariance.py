@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from math_utils._typing import Float, Tensor
-from math_utils.capture import CapturedPair, LinearMap
+from math_utils.capture import CapturedPair
 from math_utils.errors import CurvatureError
 from math_utils.linalg import add_gram_, symmetrize_
+from math_utils.linear_maps import LinearMap
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,10 +14,11 @@ from collections.abc import Mapping
 import torch
 
 from math_utils._typing import Float, Tensor
-from math_utils.capture import CapturedPair, LinearMap
+from math_utils.capture import CapturedPair
 from math_utils.curvature.eigenbasis import Eigenbasis
 from math_utils.curvature.gradients import gradient_chunks
 from math_utils.errors import CurvatureError
+from math_utils.linear_maps import LinearMap
 
 
 class EigenvalueSums:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from torch import nn
 
 from math_utils._typing import Float, Tensor
-from math_utils.capture import LinearMap, frozen
+from math_utils.capture import frozen
 from math_utils.curvature.config import CurvatureConfig, Strategy
 from math_utils.curvature.covariance import CovarianceSums
 from math_utils.curvature.eigenbasis import Eigenbasis, decompose, kfac_eigenvalues
@@ -13,6 +13,7 @@ from math_utils.curvature.eigenvalues import EigenvalueSums
 from math_utils.curvature.factors import CurvatureFactors, MapFactors
 from math_utils.curvature.gradients import Objective, backward_pass
 from math_utils.language_modeling import TokenBatch
+from math_utils.linear_maps import LinearMap
 
 
 def fit_curvature(

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from math_utils._typing import Float, Tensor
-from math_utils.capture import CapturedPair, LinearMap, capture_pairs
+from math_utils.capture import CapturedPair, capture_pairs
 from math_utils.errors import CurvatureError, NonFiniteError
 from math_utils.language_modeling import TokenBatch
+from math_utils.linear_maps import LinearMap
 
 Objective = Callable[[nn.Module, TokenBatch], Float[Tensor, " batch"]]
 """The loss of every example of a batch, in nats. Examples must not affect each other."""

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from math_utils._typing import Float, Int, Tensor
-from math_utils.capture import CapturedPair, LinearMap
+from math_utils.capture import CapturedPair
 from math_utils.curvature.config import Damping
 from math_utils.curvature.eigenbasis import rotate_back
 from math_utils.curvature.factors import CurvatureFactors
@@ -15,6 +15,7 @@ from math_utils.curvature.gradients import Objective, backward_pass, gradient_ch
 from math_utils.curvature.precondition import damping_terms
 from math_utils.language_modeling import TokenBatch
 from math_utils.linalg import low_rank_factors
+from math_utils.linear_maps import LinearMap
 
 _CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 28}
 """Gradient entries preconditioned at once."""

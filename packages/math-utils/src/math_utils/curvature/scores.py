@@ -20,13 +20,14 @@ import torch
 from torch import nn
 
 from math_utils._typing import Float, Tensor
-from math_utils.capture import CapturedPair, LinearMap
+from math_utils.capture import CapturedPair
 from math_utils.curvature.config import Damping
 from math_utils.curvature.factors import CurvatureFactors
 from math_utils.curvature.gradients import Objective, backward_pass, gradient_chunks, padded_chunks
 from math_utils.curvature.precondition import damping_terms
 from math_utils.curvature.queries import Queries
 from math_utils.language_modeling import TokenBatch
+from math_utils.linear_maps import LinearMap
 
 _BLOCK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 28}
 """Gradient entries formed before their product with all queries."""

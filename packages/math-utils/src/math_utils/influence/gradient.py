@@ -12,12 +12,7 @@ import torch
 from torch import nn
 
 from math_utils._typing import Float, Tensor
-from math_utils.capture import (
-    CapturedLookup,
-    CapturedPair,
-    capture_lookups,
-    frozen,
-)
+from math_utils.capture import CapturedLookup, CapturedPair, capture_lookups, frozen
 from math_utils.causal_lm import HeadUse, find_head, label_losses, token_batch
 from math_utils.curvature.gradients import backward_pass
 from math_utils.errors import InfluenceError, NonFiniteError

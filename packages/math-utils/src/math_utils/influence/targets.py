@@ -7,15 +7,15 @@ from typing import TypeVar
 
 from torch import nn
 
-from math_utils.capture import LinearMap, find_linear_maps
 from math_utils.causal_lm import find_embedding, find_head
 from math_utils.errors import InfluenceError
 from math_utils.influence.config import NAMED_TARGETS
+from math_utils.linear_maps import MLP_PATTERN, LinearMap, find_linear_maps
 
 T = TypeVar("T")
 
 _PATTERNS = {
-    "mlp": r"(^|\.)mlp\..*(proj|dense|fc)",
+    "mlp": MLP_PATTERN,
     "lora": r"(^|\.)lora_[AB]\.",
     "all": r"",
 }
