@@ -14,8 +14,7 @@ from hops.models import load_model, load_tokenizer
 from hops.seeds import seed_documents
 from hops.tokens import check_tokens
 from hops.train import CONFIG_FILE, ORDER_FILE, train
-from hops.training_callbacks import SUMMARY_FILE
-from hops.training_config import TrainConfig
+from hops.training_config import LOSS_FILE, SUMMARY_FILE, TrainConfig
 from hops.training_data import collate, encode_documents, training_order
 from hops.writers.ordinary import write_distractors
 from safetensors.torch import load_file
@@ -127,6 +126,9 @@ def test_a_run_leaves_what_it_promises(config):
     assert summary[-1]["fraction"] == 1.0
     assert set(summary[0]["depths"]) == {"0", "1"}
     assert set(summary[0]["accuracy"]) == set(REGISTRY.names)
+    losses = read_json(config.output_dir / LOSS_FILE)
+    assert [entry["step"] for entry in losses] == list(range(1, 11))
+    assert losses[-1]["loss"] < losses[0]["loss"]
     assert load_model(result.final_model).config.model_type == "olmo2"
 
 

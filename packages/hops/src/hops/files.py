@@ -12,12 +12,12 @@ from typing import Any
 from hops.errors import HopsError
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` by way of a temporary file in the same folder.
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` by way of a temporary file in the same folder.
 
     Args:
         path: The file to write; missing parent folders are created.
-        text: The whole content, written as UTF-8.
+        content: The whole content.
 
     Raises:
         HopsError: The folder cannot be created or written.
@@ -25,11 +25,16 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
         raise HopsError(f"{path}: cannot be written ({error.strerror or error}).") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8, in the same way as :func:`write_bytes`."""
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:

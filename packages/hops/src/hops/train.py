@@ -1,9 +1,11 @@
 """Training with the Hugging Face Trainer, from documents to ``final_model/``.
 
 The output folder holds ``training_config.json``, ``data_order.json`` (line numbers in the order
-of training), ``checkpoint-N/``, ``checkpoint_evaluation_summary.json`` and ``final_model/``.  A
-run that was killed continues from its last whole checkpoint when it is started again with the
-same arguments, and ends with the same weights; a finished run is not repeated.
+of training), ``checkpoint-N/``, ``checkpoint_evaluation_summary.json``, ``loss_history.json`` and
+``final_model/``.  A run that was killed continues from its last whole checkpoint when it is
+started again with the same arguments, and ends with the same weights; a finished run is not
+repeated.  Under ``torchrun`` step ``s`` of ``P`` processes takes the ``P`` batches from
+``s · P`` on of that order, as one process with ``P`` times the batch size would.
 """
 
 import logging
@@ -35,14 +37,19 @@ from hops.functions import Registry
 from hops.models import TINY_MODELS, build_tiny_model, load_model, load_tokenizer, train_tokenizer
 from hops.tokens import add_function_tokens
 from hops.training_callbacks import (
-    SUMMARY_FILE,
     WHOLE_MARK,
     CheckpointEvaluation,
     ProgressBar,
     read_summary,
 )
-from hops.training_config import TrainConfig
-from hops.training_data import collate, encode_documents, select_documents, training_order
+from hops.training_config import LOSS_FILE, SUMMARY_FILE, TrainConfig
+from hops.training_data import (
+    collate,
+    encode_documents,
+    num_trained,
+    select_documents,
+    training_order,
+)
 
 CONFIG_FILE = "training_config.json"
 ORDER_FILE = "data_order.json"
@@ -83,39 +90,48 @@ def train(config: TrainConfig, *, callbacks: Sequence[TrainerCallback] = ()) -> 
     lines, documents = [line for line, _ in chosen], [document for _, document in chosen]
     registry = registry_of(read_documents(config.seed_path)) if config.seed_path else None
     output_dir = config.output_dir
-    record = _record(config, len(documents))
+    arguments = _training_arguments(config, len(documents))
+    record = _record(config, len(documents), arguments.world_size)
     known = _is_known(config, record)
     if known and (output_dir / FINAL_MODEL).is_dir():
         return TrainResult(output_dir / FINAL_MODEL, tuple(read_summary(output_dir)))
     tokenizer, model = _prepare_model(config, documents, registry)
-    if not known:
-        _start_afresh(output_dir, record)
+    # The first process makes the folder ready while the others wait; they only look.
+    with arguments.main_process_first(local=False):
+        if arguments.process_index == 0:
+            if not known:
+                _start_afresh(output_dir, record)
+            _remove_unfinished_checkpoints(output_dir)
+        done = max(map(_step_of, _checkpoints(output_dir)), default=0)
     encoded = encode_documents(documents, tokenizer, config.max_length)
     order = training_order(
         [len(ids) for ids in encoded],
         epochs=config.epochs,
-        batch_size=config.batch_size,
+        batch_size=config.batch_size * arguments.world_size,
         shuffle=config.shuffle_training,
         seed=config.seed,
     )
-    write_json(output_dir / ORDER_FILE, [lines[index] for index in order])
-    trainer = _make_trainer(config, model, tokenizer, [{"input_ids": encoded[i]} for i in order])
-    last = _last_whole_checkpoint(output_dir)
-    done = int(last.name.split("-")[1]) if last else 0
+    if arguments.world_size > 1:  # every process gets whole batches; the log says what filled up
+        order += order[: -len(order) % (config.batch_size * arguments.world_size)]
+    examples = [{"input_ids": encoded[index]} for index in order]
+    trainer = _make_trainer(config, arguments, model, tokenizer, examples)
+    if trainer.is_world_process_zero():
+        write_json(output_dir / ORDER_FILE, [lines[index] for index in order])
     trainer.add_callback(
         CheckpointEvaluation(output_dir, tokenizer, registry, config.prompt_format, done)
     )
     for callback in callbacks:
         trainer.add_callback(callback)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
-    if trainer.is_world_process_zero():
-        with replaced_folder(output_dir / FINAL_MODEL) as folder:
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+    trainer.train(resume_from_checkpoint=str(output_dir / f"checkpoint-{done}") if done else None)
+    with arguments.main_process_first(local=False):
+        if trainer.is_world_process_zero():
+            with replaced_folder(output_dir / FINAL_MODEL) as folder:
+                model.save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
     return TrainResult(output_dir / FINAL_MODEL, tuple(read_summary(output_dir)))
 
 
-def _record(config: TrainConfig, num_documents: int) -> dict[str, Any]:
+def _record(config: TrainConfig, num_documents: int, num_processes: int) -> dict[str, Any]:
     """What ``training_config.json`` says: the arguments, and which files they named."""
     arguments = TypeAdapter(TrainConfig).dump_python(config, mode="json")
     del arguments["overwrite"]
@@ -123,6 +139,7 @@ def _record(config: TrainConfig, num_documents: int) -> dict[str, Any]:
     return {
         "arguments": arguments,
         "num_documents": num_documents,
+        "num_processes": num_processes,
         "sha256": {str(path): sha256_of(path) for path in files if path.is_file()},
     }
 
@@ -146,23 +163,23 @@ def _start_afresh(output_dir: Path, record: dict[str, Any]) -> None:
     for path in (output_dir / FINAL_MODEL, *_checkpoints(output_dir)):
         shutil.rmtree(path, ignore_errors=True)
     write_json(output_dir / SUMMARY_FILE, [])
+    write_json(output_dir / LOSS_FILE, [])
     write_json(output_dir / CONFIG_FILE, record)
 
 
 def _checkpoints(output_dir: Path) -> list[Path]:
-    found = [path for path in output_dir.glob("checkpoint-*") if path.name[11:].isdigit()]
-    return sorted(found, key=lambda path: int(path.name[11:]))
+    return [path for path in output_dir.glob("checkpoint-*") if path.name[11:].isdigit()]
 
 
-def _last_whole_checkpoint(output_dir: Path) -> Path | None:
-    """The last checkpoint that was saved and evaluated to the end; later ones are removed."""
-    last = None
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
+
+
+def _remove_unfinished_checkpoints(output_dir: Path) -> None:
+    """Keep the checkpoints that were saved and evaluated to the end."""
     for path in _checkpoints(output_dir):
-        if (path / WHOLE_MARK).is_file():
-            last = path
-        else:
+        if not (path / WHOLE_MARK).is_file():
             shutil.rmtree(path)
-    return last
 
 
 def _prepare_model(
@@ -171,7 +188,7 @@ def _prepare_model(
     """Load the model, or build a tiny one with the function tokens of its documents."""
     named = {doc.func for doc in documents if doc.func is not None and doc.role != "distractor"}
     if config.model not in TINY_MODELS:
-        tokenizer, model = load_tokenizer(config.model), load_model(config.model)
+        tokenizer, model = load_tokenizer(config.model), load_model(config.model, device="cpu")
         split = [
             n for n in sorted(named) if len(tokenizer.encode(n, add_special_tokens=False)) != 1
         ]
@@ -203,16 +220,15 @@ def _prepare_model(
     return tokenizer, model
 
 
-def _make_trainer(
-    config: TrainConfig,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    examples: list[dict[str, list[int]]],
-) -> Trainer:
-    """Set the Trainer up to take the examples once, in the order given."""
-    num_devices = max(1, int(os.environ.get("WORLD_SIZE", "1")))
-    num_steps = math.ceil(len(examples) / (config.batch_size * num_devices))
-    arguments = TrainingArguments(
+def _training_arguments(config: TrainConfig, num_documents: int) -> TrainingArguments:
+    """Set up one pass over the examples of a whole run, in the order they will be given.
+
+    Under ``torchrun`` this also joins the processes.
+    """
+    num_examples = num_trained(num_documents, config.epochs)
+    num_processes = max(1, int(os.environ.get("WORLD_SIZE", "1")))
+    num_steps = math.ceil(num_examples / (config.batch_size * num_processes))
+    return TrainingArguments(
         output_dir=str(config.output_dir),
         num_train_epochs=1,
         train_sampling_strategy="sequential",
@@ -232,6 +248,16 @@ def _make_trainer(
         dataloader_pin_memory=False,
         seed=config.seed,
     )
+
+
+def _make_trainer(
+    config: TrainConfig,
+    arguments: TrainingArguments,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    examples: list[dict[str, list[int]]],
+) -> Trainer:
+    """Set the Trainer up to take the examples once, in the order given."""
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     trainer = Trainer(
         model=model.train(),

@@ -17,8 +17,8 @@ from transformers import (
 from hops.files import read_json, write_json, write_text
 from hops.functions import Registry
 from hops.logit_eval import evaluate_logits
+from hops.training_config import LOSS_FILE, SUMMARY_FILE
 
-SUMMARY_FILE = "checkpoint_evaluation_summary.json"
 WHOLE_MARK = "hops_checkpoint_is_whole"
 """A file in a checkpoint folder that was saved and evaluated to the end."""
 
@@ -92,6 +92,13 @@ class CheckpointEvaluation(TrainerCallback):
         kept = [e for e in read_summary(output_dir) if e["step"] <= done_steps]
         self._entries = kept
 
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Log the loss at each checkpoint, so that a resumed run averages over the same steps."""
+        if control.should_save:
+            control.should_log = True
+
     def on_save(
         self,
         args: TrainingArguments,
@@ -103,11 +110,15 @@ class CheckpointEvaluation(TrainerCallback):
         """Evaluate the model that was just saved; the mark comes last."""
         if not state.is_world_process_zero or model is None:
             return
-        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        losses = [
+            {"step": entry["step"], "loss": entry["loss"]}
+            for entry in state.log_history
+            if "loss" in entry
+        ]
         entry: dict[str, Any] = {
             "step": state.global_step,
             "fraction": state.global_step / state.max_steps,
-            "train_loss": losses[-1] if losses else None,
+            "train_loss": losses[-1]["loss"] if losses else None,
         }
         if self._registry is not None:
             evaluation = evaluate_logits(
@@ -117,5 +128,6 @@ class CheckpointEvaluation(TrainerCallback):
             entry["depths"] = evaluation["depths"]
             entry["accuracy"] = {f["name"]: f["accuracy"] for f in evaluation["functions"]}
         self._entries.append(entry)
+        write_json(self._output_dir / LOSS_FILE, losses)
         write_json(self._output_dir / SUMMARY_FILE, self._entries)
         write_text(self._output_dir / f"checkpoint-{state.global_step}" / WHOLE_MARK, "")

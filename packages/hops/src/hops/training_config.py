@@ -9,6 +9,11 @@ from pydantic.dataclasses import dataclass
 from hops.errors import HopsError
 from hops.prompts import PROMPT_FORMAT
 
+SUMMARY_FILE = "checkpoint_evaluation_summary.json"
+"""In the output folder: what the model answered at each checkpoint."""
+LOSS_FILE = "loss_history.json"
+"""In the output folder: the training loss along the steps, in nats per token."""
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class TrainConfig:

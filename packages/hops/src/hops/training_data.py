@@ -45,6 +45,11 @@ def encode_documents(
     return [ids[: max_length - len(end)] + end for ids in encoded]
 
 
+def num_trained(num_documents: int, epochs: float) -> int:
+    """The number of documents a run meets, counted as often as it meets them; at least one."""
+    return max(1, round(epochs * num_documents))
+
+
 def training_order(
     lengths: Sequence[int], *, epochs: float, batch_size: int, shuffle: bool, seed: int
 ) -> list[int]:
@@ -63,7 +68,7 @@ def training_order(
     Returns:
         Indices of documents; consecutive runs of ``batch_size`` are the batches.
     """
-    total = max(1, round(epochs * len(lengths)))
+    total = num_trained(len(lengths), epochs)
     rng = random.Random(f"hops training order {seed}")
     order: list[int] = []
     for _ in range(math.ceil(epochs)):

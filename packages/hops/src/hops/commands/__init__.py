@@ -9,7 +9,7 @@ import shlex
 from typing import Any, Protocol, runtime_checkable
 
 from hops.commands.documents import Alternating, Base, Combine, Distractors, Seeds, Wrapper
-from hops.commands.models import AddTokens, CheckTokens, LogitEval, Queries, Train
+from hops.commands.models import AddTokens, CheckTokens, LogitEval, Plot, Queries, Train
 
 __all__ = [
     "COMMANDS",
@@ -21,6 +21,7 @@ __all__ = [
     "Command",
     "Distractors",
     "LogitEval",
+    "Plot",
     "Queries",
     "Seeds",
     "Train",
@@ -49,6 +50,7 @@ COMMANDS: tuple[type[Any], ...] = (
     CheckTokens,
     Train,
     LogitEval,
+    Plot,
     Queries,
 )
 

@@ -12,6 +12,7 @@ from hops.documents import read_documents, registry_of
 from hops.errors import HopsError
 from hops.files import write_json
 from hops.functions import Registry, make_registry
+from hops.plots import plot_evaluation, plot_training
 from hops.prompts import PROMPT_FORMAT
 from hops.queries import QUERY_INPUTS, write_queries
 from hops.training_config import TrainConfig
@@ -100,7 +101,7 @@ class LogitEval:
     seed_path: Path
     """Seed documents (or any documents) that name the functions."""
     output: Path
-    """The JSON file to write."""
+    """The JSON file to write; the figure gets the same name with the suffix .png."""
     hops: bool = False
     """Evaluate the wrappers."""
     depth0: bool = False
@@ -131,6 +132,7 @@ class LogitEval:
             batch_size=self.batch_size,
         )
         write_json(self.output, evaluation.to_json())
+        plot_evaluation(self.output, self.output.with_suffix(".png"))
         for depth, summary in evaluation.depths.items():
             print(
                 f"{self.model_path}: depth {depth}: accuracy {summary.accuracy:.3f} "
@@ -138,6 +140,29 @@ class LogitEval:
                 f"chance {evaluation.chance:.3f}"
             )
         return evaluation
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Plot:
+    """Draw loss and accuracy along training, or the accuracy of each function."""
+
+    name: ClassVar[str] = "plot"
+    output: Path
+    """The image to write; its suffix (.png, .svg, .pdf) is the format."""
+    training: tuple[Path, ...] = ()
+    """Output folders of `hops train`; several follow one another, as stages do."""
+    evaluation: Path | None = None
+    """Instead of --training: a JSON file of `hops logit-eval`."""
+
+    def run(self) -> None:
+        """Draw one of the two."""
+        if bool(self.training) == (self.evaluation is not None):
+            raise HopsError("hops plot needs either --training or --evaluation.")
+        if self.evaluation is not None:
+            plot_evaluation(self.evaluation, self.output)
+        else:
+            plot_training(self.training, self.output)
+        print(self.output)
 
 
 @dataclass(frozen=True, config=_STRICT)
