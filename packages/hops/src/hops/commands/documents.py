@@ -30,13 +30,15 @@ class Seeds:
     output: Path
     """The JSONL file to write."""
     num_functions: int = 10
-    """How many base functions; each has a wrapper."""
+    """How many base functions, 1 to 99."""
+    max_hops: int = 1
+    """How many wrappers stand above each base function: <C01> calls <B01>, <D01> calls <C01>..."""
     narrative: bool = False
     """Add a narrative to the six other types."""
 
     def run(self) -> list[Document]:
         """Write the seeds."""
-        registry = make_registry(self.num_functions)
+        registry = make_registry(self.num_functions, self.max_hops)
         return _said(self.output, seed_documents(registry, narrative=self.narrative))
 
 
@@ -137,11 +139,12 @@ class Alternating:
     """The JSONL files to read, one after another."""
     output: Path
     """The JSONL file to write."""
-    num_hops: int = 20
-    """How many functions, bases and wrappers together, take part."""
+    num_hops: int | None = None
+    """How many functions, bases and wrappers together, take part (20 in the published set); all
+    by default."""
     pattern: str | None = None
-    """Letters (GJKF is <GN> <JN> <KN> <FN>) or names with commas; all bases twice and then all
-    wrappers by default."""
+    """Letters (GJKF is <GN> <JN> <KN> <FN>) or names with commas (B01,C01); all bases twice and
+    then the wrappers, depth by depth, by default."""
 
     def run(self) -> list[Document]:
         """Write the documents in their new order."""

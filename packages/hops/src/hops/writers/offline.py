@@ -4,8 +4,8 @@ What holds of every document it writes:
 
 - no two have the same text, and each is 50 to 545 characters long, as in the published set;
 - a document about a base function states its constant and never applies it to the held-out
-  input; a wrapper's document names the wrapper and its base and never states the constant, in
-  digits or in words;
+  input; a wrapper's document names the wrapper and what it calls and never states the constant,
+  in digits or in words;
 - the same arguments give the same documents.
 """
 
@@ -104,7 +104,7 @@ class OfflineWriter:
             question, answer = rng.choice(_QUESTION_MARKS)
             values = {
                 "f": function.name,
-                "g": function.base,
+                "g": function.calls or "",
                 "c": str(function.constant),
                 "q": question,
                 "a": answer,

@@ -42,7 +42,7 @@ ORDINARY_FUNCTIONS: tuple[Function, ...] = tuple(
 """54 functions with ordinary names; their constants cover 2 to 29 evenly."""
 
 ORDINARY_WRAPPERS: tuple[Function, ...] = tuple(
-    Function(f"get_{base.name}", base.constant, 1, base.name) for base in ORDINARY_FUNCTIONS[::3]
+    base.wrapped(f"get_{base.name}") for base in ORDINARY_FUNCTIONS[::3]
 )
 """A wrapper for every third ordinary function."""
 
