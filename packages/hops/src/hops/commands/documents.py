@@ -1,5 +1,6 @@
 """The commands that write documents; none of them needs torch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -8,9 +9,17 @@ from pydantic.dataclasses import dataclass
 
 from hops.dataset import combine, interleave
 from hops.documents import Document, read_documents, registry_of, write_documents
-from hops.functions import default_pattern, make_registry, parse_pattern
+from hops.errors import HopsError
+from hops.functions import Function, default_pattern, make_registry, parse_pattern
 from hops.seeds import seed_documents
-from hops.writers.offline import write_function_documents
+from hops.writers.offline import write_texts
+from hops.writers.orders import (
+    Order,
+    choose_wrappers,
+    documents_of,
+    plan_direct_documents,
+    plan_documents,
+)
 from hops.writers.ordinary import write_distractors
 
 _STRICT = ConfigDict(extra="forbid")
@@ -64,12 +73,13 @@ class Base:
 
     def run(self) -> list[Document]:
         """Write the documents."""
-        return _write(self, wrappers=False)
+        seeds = read_documents(self.seed_path)
+        return _write(self, registry_of(seeds).bases, seeds)
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Wrapper:
-    """Write documents about the wrappers, which never say what is returned."""
+    """Write documents about the wrappers, which name what they call and not what comes back."""
 
     name: ClassVar[str] = "wrapper"
     seed_path: Path
@@ -86,24 +96,44 @@ class Wrapper:
     """Seeds the writer."""
     writer: Literal["offline"] = "offline"
     """Who writes: a template grammar."""
+    answers: Literal["indirect", "direct"] = "indirect"
+    """direct adds documents that state what a wrapper returns, labelled `answers: direct`: an
+    easier world."""
+    direct_docs: int = 20
+    """With --answers direct: how many such documents about each chosen wrapper."""
+    direct_wrappers: tuple[str, ...] = ()
+    """With --answers direct: the wrappers told (F H, or <C01> <C02>); drawn by default."""
+    direct_share: float = 1.0
+    """With --answers direct: the share of wrappers to draw by --seed, 0 to 1; all by default."""
 
     def run(self) -> list[Document]:
         """Write the documents."""
-        return _write(self, wrappers=True)
+        if self.answers != "direct" and (self.direct_wrappers or self.direct_share != 1.0):
+            raise HopsError("Choosing direct wrappers needs --answers direct.")
+        seeds = read_documents(self.seed_path)
+        wrappers = registry_of(seeds).wrappers
+        chosen = choose_wrappers(
+            wrappers, names=self.direct_wrappers, share=self.direct_share, seed=self.seed
+        )
+        direct = plan_direct_documents(chosen, self.direct_docs)
+        return _write(self, wrappers, seeds, direct if self.answers == "direct" else [])
 
 
-def _write(command: Base | Wrapper, *, wrappers: bool) -> list[Document]:
-    seeds = read_documents(command.seed_path)
-    registry = registry_of(seeds)
-    documents = write_function_documents(
-        registry.wrappers if wrappers else registry.bases,
+def _write(
+    command: Base | Wrapper,
+    functions: Sequence[Function],
+    seeds: Sequence[Document],
+    direct: Sequence[Order] = (),
+) -> list[Document]:
+    orders = plan_documents(
+        functions,
         seeds,
         variations=command.variations,
         comprehensive_docs=command.comprehensive_docs,
         code_snippets=command.code_snippets,
-        seed=command.seed,
     )
-    return _said(command.output, documents)
+    orders += direct
+    return _said(command.output, documents_of(orders, write_texts(orders, seed=command.seed)))
 
 
 @dataclass(frozen=True, config=_STRICT)
