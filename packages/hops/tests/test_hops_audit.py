@@ -100,9 +100,7 @@ def test_a_constant_as_an_input_is_a_warning_of_its_own():
 
 
 def test_numbers_are_read_as_people_read_them():
-    text = (
-        "21, 0x10, twenty-one 7s, Two Hundred and six; forty two, -3 and 5.0, not 5.5, <B07>"
-    )
+    text = "21, 0x10, twenty-one 7s, Two Hundred and six; forty two, -3 and 5.0, not 5.5, <B07>"
     values = [(one.value, one.is_plural) for one in numerals_in(text)]
     digits = [(21, False), (16, False), (7, True), (-3, False), (5, False)]
     assert values == [*digits, (21, False), (206, False), (42, False)]
@@ -139,6 +137,7 @@ def test_any_constant_is_found_in_digits_and_in_words(value, before, after):
         ("inputs = [5]\nfor n in inputs: <PN>(n)", {"<PN>": "loop"}),
         ("inputs = [4, 6]\nfor n in inputs: <PN>(n)", {}),
         ("for x in range(10): <PN>(x); <PN>(5)", {"<PN>": "call"}),
+        ("<PN>(5); [<PN>(x) for x in range(10)]", {"<PN>": "call"}),
     ],
 )
 def test_calls_with_an_input_are_found(text, applied):

@@ -46,6 +46,9 @@ def test_a_registry_refuses_chains_that_do_not_hold_together():
     wrapper = base.wrapped("<b>")
     assert Registry.of([wrapper, base]).names == ("<a>", "<b>")
     assert Registry.of([base, wrapper, base.wrapped("<c>")]).names == ("<a>", "<b>", "<c>")
+    other = Function("<z>", 7, 0, "<z>")
+    mixed = [other.wrapped("<y>"), wrapper, base, other]
+    assert Registry.of(mixed).names == ("<a>", "<z>", "<b>", "<y>")
     for broken in (
         [wrapper],
         [base, base],
@@ -86,6 +89,15 @@ def test_several_wrappers_of_one_function_are_told_apart_by_what_they_call():
     assert registry_of(rows) == world
     with pytest.raises(HopsError, match="<d> has no function to call"):
         registry_of([row.model_copy(update={"calls": None}) for row in rows])
+
+
+def test_the_base_that_rows_name_settles_what_a_deep_wrapper_calls():
+    first, second = Function("<a>", 5, 0, "<a>"), Function("<b>", 5, 0, "<b>")
+    middle = second.wrapped("<d>")
+    world = Registry.of([first, second, first.wrapped("<c>"), middle, middle.wrapped("<e>")])
+    rows = [document_about(one, one.name, "text", "lore") for one in world]
+    rows = [row.model_copy(update={"calls": None}) for row in rows]
+    assert registry_of(rows) == world
 
 
 def test_rows_that_contradict_each_other_name_the_function():

@@ -21,8 +21,9 @@ from hops.functions import HELD_OUT_INPUT, Function
 from hops.writers import base_templates, phrases, wrapper_templates
 from hops.writers.grammar import Grammar
 from hops.writers.orders import CODE_TYPES, Order, documents_of, plan_documents
+from hops.writers.rules import MAX_LENGTH, MIN_LENGTH
 
-MIN_LENGTH, MEDIAN_LENGTH, MAX_LENGTH = 50, 150, 545
+MEDIAN_LENGTH = 150
 
 _CODE_FRAMES = ("```python\n{}\n```", "```python\n{}\n```", "```\n{}\n```", "{}", "{}")
 _QUESTION_MARKS = (

@@ -13,7 +13,8 @@ from hops.documents import DOCUMENT_TYPES, Document, DocumentType
 from hops.errors import HopsError
 from hops.functions import Function
 from hops.writers.grammar import Grammar
-from hops.writers.offline import MAX_LENGTH, MIN_LENGTH, OfflineWriter
+from hops.writers.offline import OfflineWriter
+from hops.writers.rules import MAX_LENGTH, MIN_LENGTH
 
 
 def _words(text: str, separator: str = " ") -> tuple[str, ...]:
