@@ -204,6 +204,8 @@ def test_a_line_that_a_kill_cut_short_is_asked_for_again_and_no_other(service, t
     assert base("--concurrency", "1") == first
     assert len(service.requests) == NUM_BASE + 1
     assert len(cache.read_text().splitlines()) == NUM_BASE
+    assert base("--concurrency", "1") == first
+    assert len(service.requests) == NUM_BASE + 1
 
 
 def test_throttling_and_failures_are_tried_again(service):
