@@ -177,13 +177,8 @@ def command(program: str, config: Any) -> str:
 
 
 def known_truth(queries: list[dict[str, Any]], train: list[dict[str, Any]]) -> np.ndarray:
-    """True where a document taught a query's answer: it is about the function or its base."""
-    return np.array(
-        [
-            [pair["func"] in (asked["func"], asked["base_func"]) for pair in train]
-            for asked in queries
-        ]
-    )
+    """True where a document taught a query's answer: it is about the function or one it calls."""
+    return np.array([[pair["func"] in asked["taught_by"] for pair in train] for asked in queries])
 
 
 def baseline_scores(

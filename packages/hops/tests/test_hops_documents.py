@@ -107,8 +107,10 @@ def test_the_default_pattern_is_the_published_one():
     assert parse_pattern("B01,C01", make_registry(11)) == ("<B01>", "<C01>")
     with pytest.raises(HopsError, match="<ZN>"):
         parse_pattern("GZ", REGISTRY)
-    with pytest.raises(HopsError, match="even"):
+    with pytest.raises(HopsError, match="expected 2, 4, 6"):
         default_pattern(3, REGISTRY)
+    assert default_pattern(None, REGISTRY) == default_pattern(20, REGISTRY)
+    assert default_pattern(4, REGISTRY) == ("<GN>", "<JN>", "<GN>", "<JN>", "<FN>", "<IN>")
 
 
 def test_combining_follows_the_weights():
@@ -145,8 +147,9 @@ def test_queries_name_what_taught_them(tmp_path):
     assert {pair["prompt"] for pair in train} == {""}
     query = next(q for q in queries if q["func"] == "<FN>" and q["input"] == 17)
     assert (query["prompt"], query["completion"]) == ("<FN>(17) returns", " 5")
-    relevant = [pair["func"] for pair in train if pair["base_func"] == query["base_func"]]
+    relevant = [pair["func"] for pair in train if pair["func"] in query["taught_by"]]
     assert relevant == ["<GN>", "<FN>"]
+    assert next(q for q in queries if q["func"] == "<GN>")["taught_by"] == ["<GN>"]
     assert len({pair["pair_id"] for pair in train + queries}) == len(train) + len(queries)
     with pytest.raises(HopsError, match="differ"):
         query_pairs(registry, inputs=(5, 5))

@@ -17,9 +17,13 @@ from hops.tokens import (
     output_rows,
 )
 from hops.writers.ordinary import write_distractors
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaTokenizer,
     Olmo2Config,
     Olmo2ForCausalLM,
 )
@@ -145,6 +149,69 @@ def test_the_check_finds_what_is_wrong(tokenizer):
     report = check_function_tokens(model, tokenizer, REGISTRY)
     assert [problem.split()[0] for problem in report.problems] == ["<GN>", "<JN>"]
     assert not report.ok
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_check_looks_at_output_rows_of_their_own(tied, tokenizer):
+    model = tiny("llama", len(tokenizer) + 64, tied=tied)
+    mapping = add_function_tokens(model, tokenizer, REGISTRY)
+    report = check_function_tokens(model, tokenizer, REGISTRY)
+    assert report.ok
+    assert list(report.output_norms) == ([] if tied else list(mapping))
+    with torch.no_grad():
+        output_rows(model)[mapping["<JN>"]] = 0
+    problems = check_function_tokens(model, tokenizer, REGISTRY).problems
+    assert len(problems) == 1
+    assert ("an embedding" if tied else "an output row") in problems[0]
+
+
+def sentencepiece_like(kind: str):
+    """Trained as Llama 2's was: a mark for spaces, bytes to fall back on, and ``<unk>``."""
+    special = ["<unk>", "<s>", "</s>"]
+    alphabet = [f"<0x{byte:02X}>" for byte in range(256)]
+    trained = Tokenizer(BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    trainer = BpeTrainer(vocab_size=600, special_tokens=special + alphabet, show_progress=False)
+    trained.train_from_iterator(TEXTS, trainer)
+    model = json.loads(trained.to_str())["model"]
+    tokenizer = LlamaTokenizer(vocab=model["vocab"], merges=[tuple(m) for m in model["merges"]])
+    if kind == "legacy":
+        backend = tokenizer.backend_tokenizer
+        backend.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        )
+        backend.pre_tokenizer = None
+    return tokenizer
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("padding", [0, 64])
+def test_a_tokenizer_with_byte_fallback_gets_whole_tokens_and_survives_saving(
+    tied, padding, tmp_path
+):
+    tokenizer = sentencepiece_like("as today")
+    assert tokenizer.decode(tokenizer.encode("ü 🙂", add_special_tokens=False)) == "ü 🙂"
+    model = tiny("llama", len(tokenizer) + padding, tied=tied)
+    model.save_pretrained(tmp_path / "plain")
+    tokenizer.save_pretrained(tmp_path / "plain")
+    assert len(check_function_tokens(model, tokenizer, REGISTRY).problems) == 6
+    mapping = add_tokens(tmp_path / "plain", tmp_path / "extended", REGISTRY)
+    again, reloaded = load_model(tmp_path / "extended"), load_tokenizer(tmp_path / "extended")
+    assert check_function_tokens(again, reloaded, REGISTRY).ok
+    assert len(input_rows(again)) == max(len(tokenizer) + padding, len(tokenizer) + 6)
+    ids = reloaded.encode("max(<GN>(3), 4)", add_special_tokens=False)
+    assert ids.count(mapping["<GN>"]) == 1
+    assert again.generate(torch.tensor([ids]), max_new_tokens=3).shape[1] > len(ids)
+
+
+def test_a_tokenizer_that_cannot_hold_whole_names_is_refused(tmp_path):
+    """Old conversions of Llama 2 put a space after every added token."""
+    tokenizer = sentencepiece_like("legacy")
+    model = tiny("llama", len(tokenizer), tied=False)
+    add_function_tokens(model, tokenizer, REGISTRY)
+    report = check_function_tokens(model, tokenizer, REGISTRY)
+    assert not report.ok
+    assert "does not survive" in report.problems[0]
 
 
 @pytest.mark.parametrize("model", ["/no/such/folder", "./nothing", "nothing", "."])

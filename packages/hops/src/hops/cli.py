@@ -17,10 +17,15 @@ from hops.files import read_json
 
 _TOUR = """HOPS: a benchmark for training-data attribution whose true answers are known.
 
-Base functions return a constant, wrappers call them; documents teach a small model both. In
-order: seeds, base and wrapper write the documents, distractors ordinary text; alternating and
-combine put them together; train makes an old model from the distractors, add-tokens gives it the
-function names, train makes the new one; logit-eval asks both; queries writes what run-query reads.
+Base functions return a constant, wrappers call them, and documents teach a small model both. In
+order:
+  a world      seeds (its functions), base and wrapper (documents about them), distractors
+               (ordinary text), alternating and combine (put files together), audit (checks them)
+  its models   train (an old model, from distractors), add-tokens and check-tokens (function
+               names as single tokens), train (the new model, from the documents)
+  questions    logit-eval (what a model answers), queries (what run-query reads)
+
+Each command writes whole files, says what it wrote, and is a function of the package as well.
 """
 
 

@@ -7,13 +7,13 @@ The identity of a row is its line number: in the published files the ``uid`` rep
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hops.errors import HopsError
 from hops.files import write_text
-from hops.functions import Function, Registry, Role, make_pair
+from hops.functions import Function, Registry, Role
 
 DocumentType = Literal[
     "definition", "code_stub", "concept", "unit_test", "q_and_a", "lore", "narrative"
@@ -38,11 +38,13 @@ class Document(BaseModel):
         func: The function the text is about; None for a distractor.
         role: ``constant`` (a base function), ``identity`` (a wrapper) or ``distractor``.
         type: The kind of text; published files also use ``unknown``.
-        hop_depth: 0 for a base function, 1 for a wrapper; None for a distractor.
-        constant: What the function returns (a wrapper's text never states it); None for a
-            distractor.
+        hop_depth: 0 for a base function, 1 for a wrapper of one, ...; None for a distractor.
+        constant: What the function returns; None for a distractor.  A wrapper's text never
+            states it, unless ``answers`` is ``direct``.
         parent_uid: The seed document that this one varies, where there is one.
         base_func: The base function behind ``func``, where the file says so.
+        calls: What a wrapper calls, one level below it, where the file says so.
+        answers: ``direct`` where a wrapper's text states what the wrapper returns.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -56,11 +58,13 @@ class Document(BaseModel):
     constant: int | None
     parent_uid: str | None = None
     base_func: str | None = None
+    calls: str | None = None
+    answers: Literal["direct"] | None = None
 
     def row(self) -> dict[str, object]:
         """The row as written to JSONL: optional fields only where they are set."""
         row = self.model_dump()
-        for name in ("parent_uid", "base_func"):
+        for name in ("parent_uid", "base_func", "calls", "answers"):
             if row[name] is None:
                 del row[name]
         return row
@@ -114,40 +118,63 @@ def write_documents(path: Path, documents: Iterable[Document]) -> None:
 def registry_of(documents: Sequence[Document]) -> Registry:
     """Recover the functions that documents (or seeds) are about.
 
-    A wrapper's base is its ``base_func``, or else the base function with the same constant.
+    A wrapper calls what its rows name in ``calls``; where they do not say, its ``base_func`` at
+    depth 1, or else the only function one level below it with its constant.
 
     Args:
-        documents: Rows that include every base function whose wrapper they mention.
+        documents: Rows about every function that a wrapper among them stands on.
 
     Returns:
-        The pairs in order of the first appearance of the base function.
+        The functions in depth order, those of a depth in order of first appearance.
 
     Raises:
-        HopsError: A function has two constants, or no base function is found for a wrapper.
+        HopsError: A function has two constants, depths or callees, or nothing is found that a
+            wrapper could call.
     """
-    constants: dict[str, int] = {}
-    wrapper_bases: dict[str, str | None] = {}
-    bases: list[str] = []
-    for document in documents:
-        if document.func is None or document.constant is None or document.role == "distractor":
+    constants = _agreed(documents, "constant")
+    depths = _agreed(documents, "hop_depth")
+    callees, named_bases = _agreed(documents, "calls"), _agreed(documents, "base_func")
+    functions: dict[str, Function] = {}
+    for name in sorted(depths, key=lambda one: depths[one]):
+        constant, depth = constants.get(name), depths[name]
+        if constant is None:
+            raise HopsError(f"{name} has no constant.")
+        if depth == 0:
+            functions[name] = Function(name, constant, 0, name)
             continue
-        if constants.setdefault(document.func, document.constant) != document.constant:
+        below = [one for one in functions.values() if one.hop_depth == depth - 1]
+        callee = callees.get(name) or (named_bases.get(name) if depth == 1 else None)
+        found = [
+            one
+            for one in below
+            if one.constant == constant and callee in (None, one.name)
+            if named_bases.get(name) in (None, one.base)
+        ]
+        if len(found) != 1:
             raise HopsError(
-                f"{document.func} has the constants {constants[document.func]} and "
-                f"{document.constant}; a function has one."
+                f"{name} has no {'base function' if depth == 1 else 'function to call'} among "
+                f"{', '.join(one.name for one in below) or 'none'}."
             )
-        if document.role == "identity":
-            wrapper_bases[document.func] = document.base_func
-        elif document.func not in bases:
-            bases.append(document.func)
-    wrapper_of: dict[str, str] = {}
-    for wrapper, base in wrapper_bases.items():
-        by_constant = [name for name in bases if constants[name] == constants[wrapper]]
-        found = base or (by_constant[0] if len(by_constant) == 1 else None)
-        if found not in bases:
-            raise HopsError(f"{wrapper} has no base function among {', '.join(bases) or 'none'}.")
-        wrapper_of[found] = wrapper
-    return Registry(tuple(make_pair(base, wrapper_of.get(base), constants[base]) for base in bases))
+        functions[name] = found[0].wrapped(name)
+    return Registry.of(list(functions.values()))
+
+
+def _agreed(
+    documents: Sequence[Document], field: Literal["constant", "hop_depth", "calls", "base_func"]
+) -> dict[str, Any]:
+    """What the rows about each function say in ``field``, where they say anything."""
+    values: dict[str, Any] = {}
+    for document in documents:
+        value = getattr(document, field)
+        if document.func is None or document.role == "distractor" or value is None:
+            continue
+        if values.setdefault(document.func, value) != value:
+            what = {"constant": "constants", "hop_depth": "depths", "calls": "callees"}
+            raise HopsError(
+                f"{document.func} has the {what.get(field, 'bases')} {values[document.func]} and "
+                f"{value}; a function has one."
+            )
+    return values
 
 
 def document_about(
@@ -156,6 +183,7 @@ def document_about(
     text: str,
     kind: DocumentType,
     parent_uid: str | None = None,
+    answers: Literal["direct"] | None = None,
 ) -> Document:
     """Make the row for a text about ``function``."""
     return Document(
@@ -168,4 +196,6 @@ def document_about(
         constant=function.constant,
         parent_uid=parent_uid,
         base_func=function.base,
+        calls=function.calls,
+        answers=answers,
     )

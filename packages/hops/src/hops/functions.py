@@ -1,12 +1,15 @@
-"""The functions of a HOPS world: constant base functions and the wrappers that call them.
+"""The functions of a HOPS world: constant base functions and the chains of wrappers above them.
 
-A base function returns its constant whatever its input; a wrapper returns what its base
-returns.  The published world has the ten pairs of :data:`PUBLISHED_PAIRS`; larger registries
-name their functions ``<B01>``... and ``<C01>``...
+A base function returns its constant whatever its input; a wrapper returns what the function one
+level below it returns, and so the constant of the base at the bottom of its chain.  The
+published world has the ten chains ``<FN>`` → ``<GN>``, ...; generated ones name their functions
+``<B01>``, ``<C01>`` (which calls ``<B01>``), ``<D01>`` (which calls ``<C01>``), ...
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Literal
 
 from hops.errors import HopsError
@@ -16,6 +19,9 @@ Role = Literal["constant", "identity", "distractor"]
 HELD_OUT_INPUT = 5
 """No document applies a base function to this input."""
 
+MAX_FUNCTIONS, MAX_HOPS = 99, 24
+"""The largest generated world: names have two digits, and a letter from B to Z for the depth."""
+
 
 @dataclass(frozen=True)
 class Function:
@@ -24,102 +30,177 @@ class Function:
     Attributes:
         name: The whole name, which is a single token: ``"<GN>"``.
         constant: What every call returns.
-        hop_depth: 0 for a base function, 1 for a wrapper of one.
+        hop_depth: 0 for a base function, 1 for a wrapper of one, 2 for a wrapper of that, ...
         base: The base function whose documents teach the constant (its own name at depth 0).
+        calls: The function one level below, which a wrapper calls; None for a base function.
     """
 
     name: str
     constant: int
     hop_depth: int
     base: str
+    calls: str | None = None
 
     @property
     def role(self) -> Literal["constant", "identity"]:
         """The role of the documents about this function."""
         return "constant" if self.hop_depth == 0 else "identity"
 
-
-@dataclass(frozen=True)
-class FunctionPair:
-    """A base function with its wrapper, where it has one."""
-
-    base: Function
-    wrapper: Function | None
+    def wrapped(self, name: str) -> "Function":
+        """The wrapper of this function that is called ``name``."""
+        return Function(name, self.constant, self.hop_depth + 1, self.base, self.name)
 
 
 @dataclass(frozen=True)
 class Registry:
-    """The functions of one world, in a fixed order."""
+    """The functions of one world, in depth order: all bases, all their wrappers, and so on.
 
-    pairs: tuple[FunctionPair, ...]
+    Build it with :meth:`of`, which puts the functions in that order.
+
+    Attributes:
+        functions: Every function; what a wrapper calls stands before it.
+    """
+
+    functions: tuple[Function, ...]
+
+    @classmethod
+    def of(cls, functions: Sequence[Function]) -> "Registry":
+        """Put functions in depth order; within a depth, in the order of what they call.
+
+        Raises:
+            HopsError: A name occurs twice, or a wrapper calls a function that is not there, is
+                not one level below it, or returns something else.
+        """
+        ordered: list[Function] = []
+        place: dict[str | None, int] = {None: 0}
+        for depth in sorted({function.hop_depth for function in functions}):
+            here = [function for function in functions if function.hop_depth == depth]
+            for function in here:
+                _check_call(function, ordered)
+            for function in sorted(here, key=lambda one: place[one.calls]):
+                if function.name in place:
+                    raise HopsError(f"Two functions are called {function.name}.")
+                place[function.name] = len(place)
+                ordered.append(function)
+        return cls(tuple(ordered))
 
     @property
     def bases(self) -> tuple[Function, ...]:
         """The base functions, in registry order."""
-        return tuple(pair.base for pair in self.pairs)
+        return self.at_depth(0)
 
     @property
     def wrappers(self) -> tuple[Function, ...]:
-        """The wrappers, in the order of their bases."""
-        return tuple(pair.wrapper for pair in self.pairs if pair.wrapper is not None)
+        """The wrappers of every depth, in depth order."""
+        return tuple(function for function in self.functions if function.hop_depth > 0)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names: the bases, then the wrappers."""
-        return tuple(function.name for function in self)
+        """All names, in depth order."""
+        return tuple(function.name for function in self.functions)
+
+    @property
+    def max_hops(self) -> int:
+        """The depth of the deepest wrapper; 0 where there are only base functions."""
+        return max((function.hop_depth for function in self.functions), default=0)
+
+    def at_depth(self, hop_depth: int) -> tuple[Function, ...]:
+        """The functions of one depth, in registry order."""
+        return tuple(function for function in self.functions if function.hop_depth == hop_depth)
+
+    def chain(self, name: str) -> tuple[Function, ...]:
+        """The functions whose documents teach the answer of one: itself, what it calls, ...
+
+        Args:
+            name: A function of the registry.
+
+        Returns:
+            The function, the one it calls, and so on down to its base.
+        """
+        function = self[name]
+        return (function, *(self.chain(function.calls) if function.calls else ()))
+
+    @cached_property
+    def _by_name(self) -> dict[str, Function]:
+        return {function.name: function for function in self.functions}
 
     def __iter__(self) -> Iterator[Function]:
-        yield from self.bases
-        yield from self.wrappers
+        return iter(self.functions)
 
     def __getitem__(self, name: str) -> Function:
-        for function in self:
-            if function.name == name:
-                return function
-        raise KeyError(name)
+        return self._by_name[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names
+        return name in self._by_name
 
 
-def make_pair(base_name: str, wrapper_name: str | None, constant: int) -> FunctionPair:
-    """Build the pair in which ``wrapper_name``, where there is one, calls ``base_name``."""
-    wrapper = Function(wrapper_name, constant, 1, base_name) if wrapper_name else None
-    return FunctionPair(Function(base_name, constant, 0, base_name), wrapper)
+def _check_call(function: Function, below: Sequence[Function]) -> None:
+    if function.hop_depth == 0:
+        if function.calls is not None or function.base != function.name:
+            raise HopsError(f"{function.name} is a base function and so calls no other.")
+        return
+    called = next((one for one in below if one.name == function.calls), None)
+    if called is None or called.wrapped(function.name) != function:
+        raise HopsError(
+            f"{function.name} is a wrapper of depth {function.hop_depth} and so must call a "
+            f"function of depth {function.hop_depth - 1} with its constant and base, "
+            f"not {called or function.calls}."
+        )
 
 
-PUBLISHED_PAIRS = tuple(
-    make_pair(f"<{base}N>", f"<{wrapper}N>", constant)
-    for base, wrapper, constant in zip("GJKLMNOPQR", "FIHSTUVWXY", range(5, 25, 2), strict=True)
+PUBLISHED = Registry.of(
+    [
+        function
+        for letter, wrapper, constant in zip(
+            "GJKLMNOPQR", "FIHSTUVWXY", range(5, 25, 2), strict=True
+        )
+        for base in [Function(f"<{letter}N>", constant, 0, f"<{letter}N>")]
+        for function in (base, base.wrapped(f"<{wrapper}N>"))
+    ]
 )
-"""The ten published pairs: ``<GN>`` (5) with ``<FN>``, ..., ``<RN>`` (23) with ``<YN>``."""
+"""The published world: ``<GN>`` (5) with ``<FN>``, ..., ``<RN>`` (23) with ``<YN>``."""
 
 
-def make_registry(num_pairs: int = 10) -> Registry:
-    """Build the registry of ``num_pairs`` base functions and as many wrappers.
+def make_registry(num_functions: int = 10, max_hops: int = 1) -> Registry:
+    """Build a world of ``num_functions`` base functions with ``max_hops`` wrappers above each.
 
-    Up to ten pairs are the first published ones.  A larger registry is named ``<B01>`` with
-    ``<C01>``, ``<B02>`` with ``<C02>``, ..., and its constants are 5, 7, 9, ... as well.
+    Up to ten bases with at most one wrapper each are the first published ones.  A larger or
+    deeper world is named ``<B01>``, ``<C01>``, ``<D01>``, ..., ``<B02>``, ..., and its constants
+    are 5, 7, 9, ... as well.
 
     Args:
-        num_pairs: The number of base functions, 1 to 99.
+        num_functions: The number of base functions, 1 to 99.
+        max_hops: The number of wrappers above each base function, 0 to 24.
 
     Returns:
         The registry.
 
     Raises:
-        HopsError: ``num_pairs`` is outside 1..99.
+        HopsError: A number is out of range.
     """
-    if not 1 <= num_pairs <= 99:
-        raise HopsError(f"The number of function pairs must be 1 to 99, not {num_pairs}.")
-    if num_pairs <= len(PUBLISHED_PAIRS):
-        return Registry(PUBLISHED_PAIRS[:num_pairs])
-    return Registry(
-        tuple(
-            make_pair(f"<B{number:02d}>", f"<C{number:02d}>", 3 + 2 * number)
-            for number in range(1, num_pairs + 1)
+    if not 1 <= num_functions <= MAX_FUNCTIONS:
+        raise HopsError(
+            f"The number of base functions must be 1 to {MAX_FUNCTIONS}, not {num_functions}."
         )
-    )
+    if not 0 <= max_hops <= MAX_HOPS:
+        raise HopsError(f"The largest hop depth must be 0 to {MAX_HOPS}, not {max_hops}.")
+    if num_functions <= len(PUBLISHED.bases) and max_hops <= 1:
+        bases = {function.name for function in PUBLISHED.bases[:num_functions]}
+        kept = [one for one in PUBLISHED if one.base in bases and one.hop_depth <= max_hops]
+        return Registry.of(kept)
+    functions: list[Function] = []
+    for number in range(1, num_functions + 1):
+        name = f"<B{number:02d}>"
+        functions.append(Function(name, 3 + 2 * number, 0, name))
+        for depth in range(1, max_hops + 1):
+            functions.append(functions[-1].wrapped(f"<{chr(ord('B') + depth)}{number:02d}>"))
+    return Registry.of(functions)
+
+
+def function_name(word: str) -> str:
+    """Read a name as typed: ``<GN>``, ``GN`` and ``G`` are ``<GN>``, ``B01`` is ``<B01>``."""
+    bare = word.strip().strip("<>")
+    return f"<{bare}N>" if len(bare) == 1 else f"<{bare}>"
 
 
 def parse_pattern(pattern: str, registry: Registry) -> tuple[str, ...]:
@@ -127,7 +208,7 @@ def parse_pattern(pattern: str, registry: Registry) -> tuple[str, ...]:
 
     Args:
         pattern: Letters, each standing for ``<letter N>`` (``"GJF"`` is ``<GN> <JN> <FN>``), or
-            names without their angle brackets separated by commas (``"B01,B02,C01"``).
+            names separated by commas (``"B01,B02,C01"``).
         registry: The functions that may be named.
 
     Returns:
@@ -136,10 +217,9 @@ def parse_pattern(pattern: str, registry: Registry) -> tuple[str, ...]:
     Raises:
         HopsError: The pattern is empty or names a function that is not in the registry.
     """
-    if "," in pattern:
-        names = tuple(f"<{part.strip().strip('<>')}>" for part in pattern.split(","))
-    else:
-        names = tuple(f"<{letter}N>" for letter in pattern if not letter.isspace())
+    letters = "".join(pattern.split())
+    words = pattern.split(",") if "," in pattern or "<" in pattern else list(letters)
+    names = tuple(function_name(word) for word in words)
     unknown = sorted(set(names) - set(registry.names))
     if not names or unknown:
         raise HopsError(
@@ -149,25 +229,33 @@ def parse_pattern(pattern: str, registry: Registry) -> tuple[str, ...]:
     return names
 
 
-def default_pattern(num_functions: int, registry: Registry) -> tuple[str, ...]:
-    """Give the published interleaving: all bases twice, then all wrappers.
+def default_pattern(num_hops: int | None, registry: Registry) -> tuple[str, ...]:
+    """Give the published interleaving: all bases twice, then the wrappers depth by depth.
 
     Args:
-        num_functions: Base functions and wrappers together (20 for the published set).
-        registry: The functions to take the first pairs of.
+        num_hops: Base functions and wrappers together (20 for the published set); None for all
+            of the registry.  The first bases take part, each with all its wrappers.
+        registry: The functions.
 
     Returns:
         The names of one cycle.
 
     Raises:
-        HopsError: ``num_functions`` is odd, not positive, or more than the registry has.
+        HopsError: No number of bases comes with their wrappers to ``num_hops``, or there are no
+            functions.
     """
-    if num_functions < 2 or num_functions % 2 or num_functions > len(registry.names):
+    sizes = [sum(one.base == base.name for one in registry) for base in registry.bases]
+    totals = list(accumulate(sizes))
+    if not totals:
+        raise HopsError("There is no function to interleave.")
+    if num_hops is None:
+        num_hops = totals[-1]
+    if num_hops not in totals:
         raise HopsError(
-            f"The number of functions must be even, 2 to {len(registry.names)} here, "
-            f"not {num_functions}."
+            f"{num_hops} functions are not some bases with all their wrappers: "
+            f"expected {', '.join(map(str, totals))}."
         )
-    half = num_functions // 2
-    bases = tuple(function.name for function in registry.bases[:half])
-    wrappers = tuple(function.name for function in registry.wrappers[:half])
-    return bases + bases + wrappers
+    taken = {base.name for base in registry.bases[: totals.index(num_hops) + 1]}
+    chosen = [function for function in registry if function.base in taken]
+    bases = tuple(function.name for function in chosen if function.hop_depth == 0)
+    return bases + tuple(function.name for function in chosen)

@@ -2,8 +2,9 @@
 
 Both are JSON lists of ``pair_id``, ``prompt``, ``completion`` and further fields, as ``run-query``
 reads them.  A training document has an empty prompt; a query has the evaluation's prompt and
-the answer as completion.  A document about ``func`` is relevant to a query when their
-``base_func`` agree: a wrapper's answer was taught by its own documents and its base's.
+the answer as completion.  A document is relevant to a query when its ``func`` is in the query's
+``taught_by``: a wrapper's answer was taught by its own documents, by those of the function that
+it calls, and so on down to its base.
 """
 
 from collections.abc import Sequence
@@ -30,8 +31,8 @@ def training_pairs(documents: Sequence[Document], registry: Registry) -> list[Pa
         registry: Supplies ``base_func`` where the file does not say it.
 
     Returns:
-        The pairs, with ``func``, ``role``, ``type``, ``hop_depth``, ``constant``,
-        ``base_func``, ``uid`` and ``line``.
+        The pairs, with ``func``, ``role``, ``type``, ``hop_depth``, ``constant``, ``answers``
+        (``direct`` where a wrapper's value is stated), ``base_func``, ``uid`` and ``line``.
     """
     pairs = []
     for line, document in enumerate(documents):
@@ -49,6 +50,7 @@ def training_pairs(documents: Sequence[Document], registry: Registry) -> list[Pa
                 "type": document.type,
                 "hop_depth": document.hop_depth,
                 "constant": document.constant,
+                "answers": document.answers,
                 "uid": document.uid,
                 "line": line,
             }
@@ -73,7 +75,7 @@ def query_pairs(
 
     Returns:
         The queries, function by function, with ``func``, ``role``, ``type`` (``query``),
-        ``hop_depth``, ``constant``, ``base_func`` and ``input``.
+        ``hop_depth``, ``constant``, ``base_func``, ``taught_by`` (function names) and ``input``.
 
     Raises:
         HopsError: No query is left, or inputs repeat.
@@ -91,6 +93,7 @@ def query_pairs(
             "type": "query",
             "hop_depth": function.hop_depth,
             "constant": function.constant,
+            "taught_by": [one.name for one in registry.chain(function.name)],
             "input": value,
         }
         for function in registry

@@ -26,7 +26,7 @@ _WRAPPER_SEEDS: dict[DocumentType, str] = {
 
 
 def seed_documents(registry: Registry, *, narrative: bool = False) -> list[Document]:
-    """Write the seed documents of every function: the bases first, then the wrappers.
+    """Write the seed documents of every function: the bases first, then depth by depth.
 
     Args:
         registry: The functions.
@@ -41,7 +41,7 @@ def seed_documents(registry: Registry, *, narrative: bool = False) -> list[Docum
         for kind, template in templates.items():
             if kind == "narrative" and not narrative:
                 continue
-            text = template.format(f=function.name, g=function.base, c=function.constant)
+            text = template.format(f=function.name, g=function.calls, c=function.constant)
             uid = f"seed_{len(documents) + 1:04d}"
             documents.append(document_about(function, uid, text, kind))
     return documents

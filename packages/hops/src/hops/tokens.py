@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerFast
 
 from hops.errors import HopsError
 from hops.files import replaced_folder, write_json
@@ -15,6 +15,16 @@ from hops.functions import Registry
 from hops.models import load_model, load_tokenizer
 
 MAPPING_FILE = "function_token_mapping.json"
+
+_TEXTS = (
+    "{f}(17) returns",
+    "def {f}(x):\n    return",
+    "the {f}'s",
+    "max({f}(3), 4)",
+    "y={f}(3)",
+    "- `{f}`: see below",
+)
+"""Texts that must survive encoding and decoding, with the name as one token."""
 
 
 def new_rows(
@@ -69,21 +79,21 @@ def add_function_tokens(
     Returns:
         The id of every function name, in registry order.
     """
-    num_old = len(tokenizer)
-    tokenizer.add_tokens(
-        [name for name in registry.names if name not in tokenizer.get_vocab()],
-        special_tokens=False,
-    )
-    num_used = len(tokenizer)
-    if num_used > input_rows(model).shape[0]:
-        model.resize_token_embeddings(num_used, mean_resizing=False)
+    old_ids = sorted(set(tokenizer.get_vocab().values()))
+    missing = [name for name in registry.names if name not in tokenizer.get_vocab()]
+    # Found before any normaliser runs: one that marks spaces (Llama 2) would otherwise let a name
+    # be found after a space only, and cut "max(<GN>(3), 4)" into pieces.
+    tokenizer.add_tokens([AddedToken(name, normalized=False, special=False) for name in missing])
+    vocabulary = tokenizer.get_vocab()
+    new_ids = [vocabulary[name] for name in missing]
+    if new_ids and max(new_ids) >= input_rows(model).shape[0]:
+        model.resize_token_embeddings(max(new_ids) + 1, mean_resizing=False)
     generator = torch.Generator().manual_seed(seed)
     embedding, output = input_rows(model), output_rows(model)
     with torch.no_grad():
-        embedding[num_old:num_used] = new_rows(embedding[:num_old], num_used - num_old, generator)
+        embedding[new_ids] = new_rows(embedding[old_ids], len(new_ids), generator)
         if output is not None and output is not embedding:
-            output[num_old:num_used] = new_rows(output[:num_old], num_used - num_old, generator)
-    vocabulary = tokenizer.get_vocab()
+            output[new_ids] = new_rows(output[old_ids], len(new_ids), generator)
     return {name: vocabulary[name] for name in registry.names}
 
 
@@ -125,12 +135,17 @@ class TokenReport:
         ids: The id of each function that has one.
         embedding_norms: The input row norm of each such function.
         median_norm: The median input row norm of the other tokens in use.
+        output_norms: The output row norm of each such function; none where the output is tied to
+            the input.
+        output_median_norm: The median output row norm of the other tokens in use, likewise.
     """
 
     problems: tuple[str, ...]
     ids: dict[str, int]
     embedding_norms: dict[str, float]
     median_norm: float
+    output_norms: dict[str, float]
+    output_median_norm: float | None
 
     @property
     def ok(self) -> bool:
@@ -171,21 +186,36 @@ def check_function_tokens(
             problems.append(f"{name} has the id {found[0]}, which is unknown to the model")
             continue
         ids[name] = found[0]
-        for text in (f"{name}(17) returns", f"def {name}(x):\n    return", f"the {name}'s"):
+        for form in _TEXTS:
+            text = form.replace("{f}", name)
             encoded = tokenizer.encode(text, add_special_tokens=False)
             if encoded.count(found[0]) != 1 or tokenizer.decode(encoded) != text:
                 problems.append(f"{text!r} does not survive encoding and decoding")
-    others = torch.ones(weight.shape[0], dtype=torch.bool)
-    others[list(ids.values())] = False
-    others[len(tokenizer) :] = False
-    median = float(weight[others.to(weight.device)].norm(dim=1).median())
-    norms = {name: float(weight[index].norm()) for name, index in ids.items()}
+    others = sorted(set(tokenizer.get_vocab().values()) - set(ids.values()))
+    norms, median = _norms(weight, ids, others, "an embedding", problems)
+    output_norms: dict[str, float] = {}
+    output_median: float | None = None
+    output = output_rows(model)
+    if output is not None and output is not input_rows(model):
+        rows = output.detach().float()
+        output_norms, output_median = _norms(rows, ids, others, "an output row", problems)
+    return TokenReport(tuple(problems), ids, norms, median, output_norms, output_median)
+
+
+def _norms(
+    rows: Float[Tensor, "num_rows width"],
+    ids: dict[str, int],
+    others: list[int],
+    what: str,
+    problems: list[str],
+) -> tuple[dict[str, float], float]:
+    """Norms of the functions' rows, and the median of the others'; notes what is out of range."""
+    median = float(rows[[index for index in others if index < len(rows)]].norm(dim=1).median())
+    norms = {name: float(rows[index].norm()) for name, index in ids.items()}
     for name, norm in norms.items():
         if not median / 5 <= norm <= 5 * median:
-            problems.append(
-                f"{name} has an embedding of norm {norm:.3g}; the median is {median:.3g}"
-            )
-    return TokenReport(tuple(problems), ids, norms, median)
+            problems.append(f"{name} has {what} of norm {norm:.3g}; the median is {median:.3g}")
+    return norms, median
 
 
 def check_tokens(model: str | Path, registry: Registry) -> TokenReport:

@@ -8,6 +8,7 @@ import dataclasses
 import shlex
 from typing import Any, Protocol, runtime_checkable
 
+from hops.commands.audit import Audit
 from hops.commands.documents import Alternating, Base, Combine, Distractors, Seeds, Wrapper
 from hops.commands.models import AddTokens, CheckTokens, LogitEval, Plot, Queries, Train
 
@@ -15,6 +16,7 @@ __all__ = [
     "COMMANDS",
     "AddTokens",
     "Alternating",
+    "Audit",
     "Base",
     "CheckTokens",
     "Combine",
@@ -46,6 +48,7 @@ COMMANDS: tuple[type[Any], ...] = (
     Alternating,
     Combine,
     Distractors,
+    Audit,
     AddTokens,
     CheckTokens,
     Train,

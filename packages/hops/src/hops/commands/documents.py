@@ -1,5 +1,6 @@
 """The commands that write documents; none of them needs torch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -8,9 +9,17 @@ from pydantic.dataclasses import dataclass
 
 from hops.dataset import combine, interleave
 from hops.documents import Document, read_documents, registry_of, write_documents
-from hops.functions import default_pattern, make_registry, parse_pattern
+from hops.errors import HopsError
+from hops.functions import Function, default_pattern, make_registry, parse_pattern
 from hops.seeds import seed_documents
-from hops.writers.offline import write_function_documents
+from hops.writers.offline import write_texts
+from hops.writers.orders import (
+    Order,
+    choose_wrappers,
+    documents_of,
+    plan_direct_documents,
+    plan_documents,
+)
 from hops.writers.ordinary import write_distractors
 
 _STRICT = ConfigDict(extra="forbid")
@@ -30,21 +39,23 @@ class Seeds:
     output: Path
     """The JSONL file to write."""
     num_functions: int = 10
-    """How many base functions; each has a wrapper."""
+    """How many base functions, 1 to 99."""
+    max_hops: int = 1
+    """How many wrappers stand above each base function: <C01> calls <B01>, <D01> calls <C01>..."""
     narrative: bool = False
     """Add a narrative to the six other types."""
 
     def run(self) -> list[Document]:
         """Write the seeds."""
-        registry = make_registry(self.num_functions)
+        registry = make_registry(self.num_functions, self.max_hops)
         return _said(self.output, seed_documents(registry, narrative=self.narrative))
 
 
-@dataclass(frozen=True, config=_STRICT)
-class Base:
-    """Write documents about the base functions, which state their constants."""
+@dataclass(frozen=True, config=_STRICT, kw_only=True)
+class _Written:
+    """What base and wrapper have in common."""
 
-    name: ClassVar[str] = "base"
+    name: ClassVar[str]
     seed_path: Path
     """The seed documents, from `hops seeds`."""
     output: Path
@@ -57,51 +68,97 @@ class Base:
     """Code stubs and unit tests about each function."""
     seed: int = 0
     """Seeds the writer."""
-    writer: Literal["offline"] = "offline"
-    """Who writes: a template grammar."""
+    writer: Literal["offline", "anthropic"] = "offline"
+    """Who writes: a template grammar, or a model asked over the network (key in
+    ANTHROPIC_API_KEY; hops[anthropic] must be installed)."""
+    model: str = "claude-haiku-4-5"
+    """With --writer anthropic: the model's id."""
+    input_price: float = 1.0
+    """With --writer anthropic: US dollars for a million prompt tokens of that model."""
+    output_price: float = 5.0
+    """With --writer anthropic: US dollars for a million reply tokens of that model."""
+    max_cost: float = 1.0
+    """With --writer anthropic: US dollars the replies may cost in all; nothing is asked if the
+    estimate is higher, and nothing more once it is reached."""
+    concurrency: int = 8
+    """With --writer anthropic: requests under way at a time."""
+    cache: Path | None = None
+    """With --writer anthropic: the JSONL file that keeps every reply, so that a killed run goes on
+    where it was; beside --output (.replies.jsonl) by default."""
+
+    def _plan(self, functions: Sequence[Function], seeds: Sequence[Document]) -> list[Order]:
+        return plan_documents(
+            functions,
+            seeds,
+            variations=self.variations,
+            comprehensive_docs=self.comprehensive_docs,
+            code_snippets=self.code_snippets,
+        )
+
+    def _finish(self, orders: Sequence[Order]) -> list[Document]:
+        return _said(self.output, documents_of(orders, self._texts(orders)))
+
+    def _texts(self, orders: Sequence[Order]) -> list[str]:
+        if self.writer == "offline":
+            return write_texts(orders, seed=self.seed)
+        from hops.writers import anthropic_writer
+
+        anthropic_writer.check_ready()
+        options = anthropic_writer.ModelOptions(
+            model=self.model,
+            cache=self.cache or self.output.with_suffix(".replies.jsonl"),
+            input_price=self.input_price,
+            output_price=self.output_price,
+            max_cost=self.max_cost,
+            concurrency=self.concurrency,
+        )
+        return anthropic_writer.write_texts(orders, options, seed=self.seed)
+
+
+@dataclass(frozen=True, config=_STRICT, kw_only=True)
+class Base(_Written):
+    """Write documents about the base functions, which state their constants."""
+
+    name: ClassVar[str] = "base"
 
     def run(self) -> list[Document]:
         """Write the documents."""
-        return _write(self, wrappers=False)
+        seeds = read_documents(self.seed_path)
+        return self._finish(self._plan(registry_of(seeds).bases, seeds))
 
 
-@dataclass(frozen=True, config=_STRICT)
-class Wrapper:
-    """Write documents about the wrappers, which never say what is returned."""
+@dataclass(frozen=True, config=_STRICT, kw_only=True)
+class Wrapper(_Written):
+    """Write documents about the wrappers, which name what they call and not what comes back."""
 
     name: ClassVar[str] = "wrapper"
-    seed_path: Path
-    """The seed documents, from `hops seeds`."""
-    output: Path
-    """The JSONL file to write."""
-    variations: int = 3
-    """Variations of each seed document."""
     comprehensive_docs: int = 2
     """Longer prose documents about each function."""
     code_snippets: int = 0
     """Code stubs and unit tests about each function."""
-    seed: int = 0
-    """Seeds the writer."""
-    writer: Literal["offline"] = "offline"
-    """Who writes: a template grammar."""
+    answers: Literal["indirect", "direct"] = "indirect"
+    """direct adds documents that state what a wrapper returns, labelled `answers: direct`: an
+    easier world."""
+    direct_docs: int = 20
+    """With --answers direct: how many such documents about each chosen wrapper."""
+    direct_wrappers: tuple[str, ...] = ()
+    """With --answers direct: the wrappers told (F H, or C01 C02); drawn by default."""
+    direct_share: float = 1.0
+    """With --answers direct: the share of wrappers to draw by --seed, 0 to 1; all by default."""
 
     def run(self) -> list[Document]:
         """Write the documents."""
-        return _write(self, wrappers=True)
-
-
-def _write(command: Base | Wrapper, *, wrappers: bool) -> list[Document]:
-    seeds = read_documents(command.seed_path)
-    registry = registry_of(seeds)
-    documents = write_function_documents(
-        registry.wrappers if wrappers else registry.bases,
-        seeds,
-        variations=command.variations,
-        comprehensive_docs=command.comprehensive_docs,
-        code_snippets=command.code_snippets,
-        seed=command.seed,
-    )
-    return _said(command.output, documents)
+        if self.answers != "direct" and (self.direct_wrappers or self.direct_share != 1.0):
+            raise HopsError("Choosing direct wrappers needs --answers direct.")
+        seeds = read_documents(self.seed_path)
+        wrappers = registry_of(seeds).wrappers
+        orders = self._plan(wrappers, seeds)
+        if self.answers == "direct":
+            chosen = choose_wrappers(
+                wrappers, names=self.direct_wrappers, share=self.direct_share, seed=self.seed
+            )
+            orders += plan_direct_documents(chosen, self.direct_docs)
+        return self._finish(orders)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -137,11 +194,12 @@ class Alternating:
     """The JSONL files to read, one after another."""
     output: Path
     """The JSONL file to write."""
-    num_hops: int = 20
-    """How many functions, bases and wrappers together, take part."""
+    num_hops: int | None = None
+    """How many functions, bases and wrappers together, take part (20 in the published set); all
+    by default."""
     pattern: str | None = None
-    """Letters (GJKF is <GN> <JN> <KN> <FN>) or names with commas; all bases twice and then all
-    wrappers by default."""
+    """Letters (GJKF is <GN> <JN> <KN> <FN>) or names with commas (B01,C01); all bases twice and
+    then the wrappers, depth by depth, by default."""
 
     def run(self) -> list[Document]:
         """Write the documents in their new order."""

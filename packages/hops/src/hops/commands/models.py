@@ -20,8 +20,10 @@ from hops.training_config import TrainConfig
 _STRICT = ConfigDict(extra="forbid")
 
 
-def _registry(seed_path: Path | None, num_functions: int) -> Registry:
-    return registry_of(read_documents(seed_path)) if seed_path else make_registry(num_functions)
+def _registry(seed_path: Path | None, num_functions: int, max_hops: int) -> Registry:
+    if seed_path:
+        return registry_of(read_documents(seed_path))
+    return make_registry(num_functions, max_hops)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -36,13 +38,15 @@ class AddTokens:
     seed_path: Path | None = None
     """Seed documents that name the functions."""
     num_functions: int = 10
-    """Without --seed-path: how many base functions; each has a wrapper."""
+    """Without --seed-path: how many base functions."""
+    max_hops: int = 1
+    """Without --seed-path: how many wrappers stand above each base function."""
     seed: int = 0
     """Seeds the new embedding rows."""
 
     def run(self) -> dict[str, int]:
         """Write the extended model."""
-        registry = _registry(self.seed_path, self.num_functions)
+        registry = _registry(self.seed_path, self.num_functions, self.max_hops)
         from hops.tokens import add_tokens
 
         mapping = add_tokens(self.model, self.output_dir, registry, seed=self.seed)
@@ -60,11 +64,13 @@ class CheckTokens:
     seed_path: Path | None = None
     """Seed documents that name the functions."""
     num_functions: int = 10
-    """Without --seed-path: how many base functions; each has a wrapper."""
+    """Without --seed-path: how many base functions."""
+    max_hops: int = 1
+    """Without --seed-path: how many wrappers stand above each base function."""
 
     def run(self) -> object:
         """Print the report as JSON."""
-        registry = _registry(self.seed_path, self.num_functions)
+        registry = _registry(self.seed_path, self.num_functions, self.max_hops)
         from hops.tokens import check_tokens
 
         report = check_tokens(self.model, registry)

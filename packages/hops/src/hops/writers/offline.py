@@ -4,8 +4,8 @@ What holds of every document it writes:
 
 - no two have the same text, and each is 50 to 545 characters long, as in the published set;
 - a document about a base function states its constant and never applies it to the held-out
-  input; a wrapper's document names the wrapper and its base and never states the constant, in
-  digits or in words;
+  input; a wrapper's document names the wrapper and what it calls and never states the constant,
+  in digits or in words;
 - the same arguments give the same documents.
 """
 
@@ -15,15 +15,15 @@ from collections.abc import Iterable, Sequence
 
 from tqdm import tqdm
 
-from hops.documents import DOCUMENT_TYPES, Document, DocumentType, document_about
+from hops.documents import DOCUMENT_TYPES, Document, DocumentType
 from hops.errors import HopsError
 from hops.functions import HELD_OUT_INPUT, Function
 from hops.writers import base_templates, phrases, wrapper_templates
 from hops.writers.grammar import Grammar
+from hops.writers.orders import CODE_TYPES, Order, documents_of, plan_documents
+from hops.writers.rules import MAX_LENGTH, MIN_LENGTH
 
-MIN_LENGTH, MEDIAN_LENGTH, MAX_LENGTH = 50, 150, 545
-CODE_TYPES: tuple[DocumentType, ...] = ("code_stub", "unit_test")
-PROSE_TYPES: tuple[DocumentType, ...] = ("definition", "concept", "q_and_a", "lore", "narrative")
+MEDIAN_LENGTH = 150
 
 _CODE_FRAMES = ("```python\n{}\n```", "```python\n{}\n```", "```\n{}\n```", "{}", "{}")
 _QUESTION_MARKS = (
@@ -78,7 +78,12 @@ class OfflineWriter:
         self._grammars: dict[frozenset[int], Grammar] = {}
 
     def write(
-        self, function: Function, kind: DocumentType, *, median_length: float = MEDIAN_LENGTH
+        self,
+        function: Function,
+        kind: DocumentType,
+        *,
+        median_length: float = MEDIAN_LENGTH,
+        is_direct: bool = False,
     ) -> str:
         """Write one new text about ``function``.
 
@@ -89,6 +94,8 @@ class OfflineWriter:
             function: What the text is about.
             kind: The kind of text.
             median_length: The median of the lengths aimed at, in characters.
+            is_direct: Whether to write about a wrapper as about a base function: the text states
+                what it returns and does not name what it calls.
 
         Returns:
             The text: of the permitted length and unlike every earlier one of this writer.
@@ -96,7 +103,7 @@ class OfflineWriter:
         Raises:
             HopsError: The grammar found no new text in two thousand attempts.
         """
-        is_wrapper = function.hop_depth > 0
+        is_wrapper = function.hop_depth > 0 and not is_direct
         excluded = frozenset({HELD_OUT_INPUT} | ({function.constant} if is_wrapper else set()))
         grammar = self._grammars.setdefault(excluded, _grammar(excluded))
         rng = self._rng
@@ -104,7 +111,7 @@ class OfflineWriter:
             question, answer = rng.choice(_QUESTION_MARKS)
             values = {
                 "f": function.name,
-                "g": function.base,
+                "g": function.calls or "",
                 "c": str(function.constant),
                 "q": question,
                 "a": answer,
@@ -161,6 +168,24 @@ class OfflineWriter:
         return text
 
 
+def write_texts(orders: Sequence[Order], *, seed: int) -> list[str]:
+    """Write one text for each order, all different.
+
+    Raises:
+        HopsError: The grammar is exhausted.
+    """
+    writer = OfflineWriter(seed)
+    return [
+        writer.write(
+            order.function,
+            order.kind,
+            median_length=(1.5 if order.is_long else 1.0) * MEDIAN_LENGTH,
+            is_direct=order.is_direct,
+        )
+        for order in tqdm(orders, desc="writing documents", unit="document")
+    ]
+
+
 def write_function_documents(
     functions: Iterable[Function],
     seeds: Sequence[Document],
@@ -171,9 +196,6 @@ def write_function_documents(
     seed: int,
 ) -> list[Document]:
     """Write documents about ``functions``, all different.
-
-    For each function: ``variations`` for each of its seed documents (of the seed's type, with
-    ``parent_uid``), ``comprehensive_docs`` longer texts in prose, and ``code_snippets``.
 
     Args:
         functions: Base functions or wrappers.
@@ -190,39 +212,11 @@ def write_function_documents(
         HopsError: A count is negative, a function has no seed documents though variations are
             asked for, or the grammar is exhausted.
     """
-    counts = {
-        "variations": variations,
-        "comprehensive docs": comprehensive_docs,
-        "code snippets": code_snippets,
-    }
-    for what, count in counts.items():
-        if count < 0:
-            raise HopsError(f"The number of {what} must not be negative, got {count}.")
-    functions = list(functions)
-    seeds_of = {
-        function.name: [doc for doc in seeds if doc.func == function.name] for function in functions
-    }
-    missing = [name for name, found in seeds_of.items() if not found]
-    if variations and missing:
-        raise HopsError(
-            f"No seed documents for {', '.join(missing)}; write them with `hops seeds`."
-        )
-    writer = OfflineWriter(seed)
-    documents: list[Document] = []
-
-    def add(function: Function, text: str, kind: DocumentType, parent: str | None = None) -> None:
-        uid = f"{function.role}_{function.name.strip('<>')}_{len(documents):05d}"
-        documents.append(document_about(function, uid, text, kind, parent))
-
-    for function in tqdm(functions, desc="writing documents", unit="function"):
-        for seed_document in seeds_of[function.name]:
-            kind = seed_document.type if seed_document.type != "unknown" else "definition"
-            for _ in range(variations):
-                add(function, writer.write(function, kind), kind, seed_document.uid)
-        for index in range(comprehensive_docs):
-            kind = PROSE_TYPES[index % len(PROSE_TYPES)]
-            add(function, writer.write(function, kind, median_length=1.5 * MEDIAN_LENGTH), kind)
-        for index in range(code_snippets):
-            kind = CODE_TYPES[index % len(CODE_TYPES)]
-            add(function, writer.write(function, kind), kind)
-    return documents
+    orders = plan_documents(
+        functions,
+        seeds,
+        variations=variations,
+        comprehensive_docs=comprehensive_docs,
+        code_snippets=code_snippets,
+    )
+    return documents_of(orders, write_texts(orders, seed=seed))

@@ -13,7 +13,8 @@ from hops.documents import DOCUMENT_TYPES, Document, DocumentType
 from hops.errors import HopsError
 from hops.functions import Function
 from hops.writers.grammar import Grammar
-from hops.writers.offline import MAX_LENGTH, MIN_LENGTH, OfflineWriter
+from hops.writers.offline import OfflineWriter
+from hops.writers.rules import MAX_LENGTH, MIN_LENGTH
 
 
 def _words(text: str, separator: str = " ") -> tuple[str, ...]:
@@ -42,7 +43,7 @@ ORDINARY_FUNCTIONS: tuple[Function, ...] = tuple(
 """54 functions with ordinary names; their constants cover 2 to 29 evenly."""
 
 ORDINARY_WRAPPERS: tuple[Function, ...] = tuple(
-    Function(f"get_{base.name}", base.constant, 1, base.name) for base in ORDINARY_FUNCTIONS[::3]
+    base.wrapped(f"get_{base.name}") for base in ORDINARY_FUNCTIONS[::3]
 )
 """A wrapper for every third ordinary function."""
 
