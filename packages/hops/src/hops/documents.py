@@ -44,7 +44,9 @@ class Document(BaseModel):
         parent_uid: The seed document that this one varies, where there is one.
         base_func: The base function behind ``func``, where the file says so.
         calls: What a wrapper calls, one level below it, where the file says so.
-        answers: ``direct`` where a wrapper's text states what the wrapper returns.
+        answers: ``direct`` where a wrapper's text states what the wrapper returns;
+            ``resolution`` where the text says in which base the calls of the function end, and
+            states no constant.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -59,7 +61,7 @@ class Document(BaseModel):
     parent_uid: str | None = None
     base_func: str | None = None
     calls: str | None = None
-    answers: Literal["direct"] | None = None
+    answers: Literal["direct", "resolution"] | None = None
 
     def row(self) -> dict[str, object]:
         """The row as written to JSONL: optional fields only where they are set."""
@@ -177,13 +179,22 @@ def _agreed(
     return values
 
 
+def told_wrappers(documents: Iterable[Document]) -> frozenset[str]:
+    """The wrappers whose value some document states directly; the others must be composed."""
+    return frozenset(
+        document.func
+        for document in documents
+        if document.answers == "direct" and document.func is not None
+    )
+
+
 def document_about(
     function: Function,
     uid: str,
     text: str,
     kind: DocumentType,
     parent_uid: str | None = None,
-    answers: Literal["direct"] | None = None,
+    answers: Literal["direct", "resolution"] | None = None,
 ) -> Document:
     """Make the row for a text about ``function``."""
     return Document(

@@ -8,7 +8,7 @@ candidate's ("1" and "15" in single digits) is counted only where the number end
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,11 +58,15 @@ class Summary:
 
 @dataclass(frozen=True)
 class FunctionResult:
-    """What the model answers about one function; ``predictions`` follow the inputs."""
+    """What the model answers about one function; ``predictions`` follow the inputs.
+
+    ``is_told`` marks a wrapper whose value its training documents state.
+    """
 
     function: Function
     summary: Summary
     predictions: tuple[int, ...]
+    is_told: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,8 @@ class LogitEvaluation:
         inputs: The inputs each function was asked with.
         candidates: The integers to choose among.
         functions: One result for each function.
-        depths: The statistics over all functions of a hop depth.
+        depths: The statistics over the functions of a hop depth, without the wrappers told.
+        told: The same over the wrappers whose value the training documents state.
     """
 
     prompt_format: str
@@ -82,6 +87,7 @@ class LogitEvaluation:
     candidates: tuple[int, ...]
     functions: tuple[FunctionResult, ...]
     depths: dict[int, Summary]
+    told: dict[int, Summary]
 
     @property
     def chance(self) -> float:
@@ -96,10 +102,12 @@ class LogitEvaluation:
             "candidates": list(self.candidates),
             "chance": self.chance,
             "depths": {str(depth): asdict(summary) for depth, summary in self.depths.items()},
+            "told": {str(depth): asdict(summary) for depth, summary in self.told.items()},
             "functions": [
                 {
                     **asdict(result.function),
                     **asdict(result.summary),
+                    "is_told": result.is_told,
                     "predictions": list(result.predictions),
                 }
                 for result in self.functions
@@ -113,6 +121,7 @@ def evaluate_logits(
     registry: Registry,
     *,
     depths: Sequence[int] | None = None,
+    told: Collection[str] = (),
     inputs: Sequence[int] = range(1, 101),
     prompt_format: str = PROMPT_FORMAT,
     batch_size: int = 256,
@@ -125,6 +134,8 @@ def evaluate_logits(
         tokenizer: Its tokenizer, in which every function is one token.
         registry: The world; its constants give the candidates whatever ``depths`` says.
         depths: The hop depths to ask about; all by default.
+        told: Wrappers whose value the training documents state, see
+            :func:`hops.documents.told_wrappers`; their statistics are kept apart.
         inputs: The inputs.
         prompt_format: See :data:`hops.prompts.PROMPT_FORMAT`.
         batch_size: Sequences in one forward pass.
@@ -166,21 +177,24 @@ def evaluate_logits(
         rows = slice(index * len(inputs), (index + 1) * len(inputs))
         predictions = tuple(candidates[i] for i in scores[rows].argmax(1).tolist())
         summary = _summarise(scores[rows], truth[rows], num_draws=len(inputs))
-        results.append(FunctionResult(function, summary, predictions))
-    by_depth = torch.tensor([f.hop_depth for f in functions for _ in inputs])
+        results.append(FunctionResult(function, summary, predictions, function.name in told))
+
+    def by_depth(*, is_told: bool) -> dict[int, Summary]:
+        chosen = [f for f in functions if (f.name in told) == is_told]
+        summaries = {}
+        for depth in sorted({f.hop_depth for f in chosen}):
+            here = [f in chosen and f.hop_depth == depth for f in functions]
+            rows = torch.tensor([one for one in here for _ in inputs])
+            summaries[depth] = _summarise(scores[rows], truth[rows], num_draws=sum(here))
+        return summaries
+
     return LogitEvaluation(
         prompt_format=prompt_format,
         inputs=tuple(inputs),
         candidates=tuple(candidates),
         functions=tuple(results),
-        depths={
-            depth: _summarise(
-                scores[by_depth == depth],
-                truth[by_depth == depth],
-                num_draws=sum(f.hop_depth == depth for f in functions),
-            )
-            for depth in sorted(set(by_depth.tolist()))
-        },
+        depths=by_depth(is_told=False),
+        told=by_depth(is_told=True),
     )
 
 
@@ -215,6 +229,7 @@ def evaluate_model(
     registry: Registry,
     *,
     depths: Sequence[int] | None = None,
+    told: Collection[str] = (),
     inputs: Sequence[int] = range(1, 101),
     prompt_format: str = PROMPT_FORMAT,
     batch_size: int = 256,
@@ -225,6 +240,7 @@ def evaluate_model(
         load_tokenizer(model_path),
         registry,
         depths=depths,
+        told=told,
         inputs=inputs,
         prompt_format=prompt_format,
         batch_size=batch_size,

@@ -39,11 +39,13 @@ class _FunctionStatistics(_Statistics):
     name: str
     hop_depth: int
     mean_probability: float
+    is_told: bool = False
 
 
 class _Evaluation(BaseModel):
     chance: float
     depths: dict[int, _Statistics]
+    told: dict[int, _Statistics] = {}
     functions: list[_FunctionStatistics]
 
 
@@ -51,6 +53,7 @@ class _Checkpoint(BaseModel):
     step: int
     chance: float | None = None
     depths: dict[int, _Statistics] = {}
+    told: dict[int, _Statistics] = {}
 
 
 class _Loss(BaseModel):
@@ -69,23 +72,24 @@ def plot_evaluation(evaluation: Path, output: Path) -> None:
         HopsError: The file is no evaluation, or the image cannot be written.
     """
     found = _read(evaluation, _Evaluation)
-    depths = sorted(found.depths)
-    rows = {d: [f for f in found.functions if f.hop_depth == d] for d in depths}
-    # A depth of many functions goes on in further columns instead of a figure metres high.
-    columns = [
-        (depth, rows[depth][start : start + _MAX_ROWS])
-        for depth in depths
-        for start in range(0, len(rows[depth]), _MAX_ROWS)
-    ]
-    num_rows = max(len(functions) for _, functions in columns)
+    # A group of many functions goes on in further columns instead of a figure metres high.
+    columns = []
+    for (depth, is_told), whole in _groups(found):
+        rows = [f for f in found.functions if (f.hop_depth, f.is_told) == (depth, is_told)]
+        columns += [
+            (depth, is_told, whole, rows[start : start + _MAX_ROWS])
+            for start in range(0, len(rows), _MAX_ROWS)
+        ]
+    if not columns:
+        raise HopsError(f"{evaluation}: no function to plot.")
+    num_rows = max(len(functions) for *_, functions in columns)
     figure = _figure(max(5.0, 0.4 + 2.6 * len(columns)), 1.4 + _ROW_HEIGHT * num_rows)
     axes = figure.subplots(1, len(columns), squeeze=False)[0]
-    for axis, (depth, functions) in zip(axes, columns, strict=True):
+    for axis, (depth, is_told, whole, functions) in zip(axes, columns, strict=True):
         _draw_functions(axis, functions, found.chance, _COLOURS[depth % len(_COLOURS)])
         axis.set_ylim(num_rows - 0.5, -0.5)
-        whole = found.depths[depth]
         axis.set_title(
-            f"{_depth_name(depth)}\naccuracy {whole.accuracy:.2f} "
+            f"{_group_name(depth, is_told)}\naccuracy {whole.accuracy:.2f} "
             f"[{whole.accuracy_low:.2f}, {whole.accuracy_high:.2f}]",
             fontsize=8,
         )
@@ -147,7 +151,7 @@ def plot_training(output_dirs: Sequence[Path], output: Path) -> None:
         raise HopsError(f"{', '.join(empty) or 'No folder'}: no evaluated checkpoint to plot.")
     figure = _figure(7.2, 2.9)
     left, right = figure.subplots(1, 2)
-    curves: dict[int, list[tuple[int, _Statistics]]] = {}
+    curves: dict[tuple[int, bool], list[tuple[int, _Statistics]]] = {}
     offset, chance = 0, None
     for number, (losses, points) in enumerate(stages):
         colour = _COLOURS[number % len(_COLOURS)] if len(stages) > 1 else "black"
@@ -160,8 +164,8 @@ def plot_training(output_dirs: Sequence[Path], output: Path) -> None:
         )
         for point in points:
             chance = point.chance if point.chance is not None else chance
-            for depth, statistics in point.depths.items():
-                curves.setdefault(depth, []).append((offset + point.step, statistics))
+            for group, statistics in _groups(point):
+                curves.setdefault(group, []).append((offset + point.step, statistics))
         offset += max([one.step for one in losses] + [one.step for one in points])
         if number + 1 < len(stages):
             for axis in (left, right):
@@ -170,8 +174,11 @@ def plot_training(output_dirs: Sequence[Path], output: Path) -> None:
     left.set_ylim(bottom=0)
     if len(stages) > 1:
         left.legend(fontsize=7)
-    for depth, points_at in sorted(curves.items()):
-        _draw_accuracy(right, points_at, _depth_name(depth), _COLOURS[depth % len(_COLOURS)])
+    for (depth, is_told), points_at in sorted(curves.items()):
+        _draw_accuracy(
+            right, points_at, _group_name(depth, is_told), _COLOURS[depth % len(_COLOURS)],
+            dashed=is_told,
+        )  # fmt: skip
     if chance is not None:
         right.axhline(chance, color="0.5", linestyle=":", linewidth=1, label="chance")
     if curves:
@@ -189,7 +196,12 @@ def plot_training(output_dirs: Sequence[Path], output: Path) -> None:
 
 
 def _draw_accuracy(
-    axis: "Axes", points: Sequence[tuple[int, _Statistics]], label: str, colour: str
+    axis: "Axes",
+    points: Sequence[tuple[int, _Statistics]],
+    label: str,
+    colour: str,
+    *,
+    dashed: bool,
 ) -> None:
     steps = [step for step, _ in points]
     axis.fill_between(
@@ -201,13 +213,21 @@ def _draw_accuracy(
         linewidth=0,
     )
     axis.plot(
-        steps, [one.accuracy for _, one in points], "o-", color=colour, markersize=3,
-        linewidth=1.2, label=label,
+        steps, [one.accuracy for _, one in points], "o--" if dashed else "o-", color=colour,
+        markersize=3, linewidth=1.2, label=label,
     )  # fmt: skip
 
 
-def _depth_name(depth: int) -> str:
-    return "base functions" if depth == 0 else f"wrappers, depth {depth}"
+def _groups(found: _Evaluation | _Checkpoint) -> list[tuple[tuple[int, bool], _Statistics]]:
+    """The statistics by hop depth, those of the wrappers told after the others of a depth."""
+    groups = [((depth, False), one) for depth, one in found.depths.items()]
+    groups += [((depth, True), one) for depth, one in found.told.items()]
+    return sorted(groups, key=lambda group: group[0])
+
+
+def _group_name(depth: int, is_told: bool) -> str:
+    name = "base functions" if depth == 0 else f"wrappers, depth {depth}"
+    return f"{name}, value told" if is_told else name
 
 
 def _figure(width: float, height: float) -> "Figure":

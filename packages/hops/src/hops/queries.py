@@ -7,12 +7,12 @@ the answer as completion.  A document is relevant to a query when its ``func`` i
 it calls, and so on down to its base.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hops.documents import Document
+from hops.documents import Document, told_wrappers
 from hops.errors import HopsError
 from hops.files import write_json
 from hops.functions import HELD_OUT_INPUT, Registry
@@ -63,6 +63,7 @@ def query_pairs(
     *,
     inputs: Sequence[int] = QUERY_INPUTS,
     depths: Sequence[int] = (0,),
+    without: Collection[str] = (),
     prompt_format: str = PROMPT_FORMAT,
 ) -> list[Pair]:
     """One query for each function and input.
@@ -71,6 +72,7 @@ def query_pairs(
         registry: The functions.
         inputs: The inputs asked about.
         depths: The hop depths asked about.
+        without: Functions not asked about.
         prompt_format: The prompt, see :data:`hops.prompts.PROMPT_FORMAT`.
 
     Returns:
@@ -97,7 +99,7 @@ def query_pairs(
             "input": value,
         }
         for function in registry
-        if function.hop_depth in depths
+        if function.hop_depth in depths and function.name not in without
         for value in inputs
     ]
     if not pairs:
@@ -122,6 +124,7 @@ def write_queries(
     *,
     inputs: Sequence[int] = QUERY_INPUTS,
     depths: Sequence[int] = (0,),
+    include_told: bool = False,
     prompt_format: str = PROMPT_FORMAT,
     model_path: str | Path | None = None,
     only_correct: bool = False,
@@ -134,6 +137,7 @@ def write_queries(
         output_dir: Where to write.
         inputs: The inputs asked about.
         depths: The hop depths asked about.
+        include_told: Whether to ask about wrappers whose value the documents state, too.
         prompt_format: The prompt.
         model_path: The model that ``only_correct`` asks.
         only_correct: Keep the queries whose constant the model predicts.
@@ -144,7 +148,13 @@ def write_queries(
     Raises:
         HopsError: ``only_correct`` without a model, no query is left, or a bad argument.
     """
-    queries = query_pairs(registry, inputs=inputs, depths=depths, prompt_format=prompt_format)
+    queries = query_pairs(
+        registry,
+        inputs=inputs,
+        depths=depths,
+        without=() if include_told else told_wrappers(documents),
+        prompt_format=prompt_format,
+    )
     if only_correct:
         if model_path is None:
             raise HopsError("--only-correct needs the model to ask: pass --model-path.")

@@ -30,7 +30,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from hops.documents import Document, read_documents, registry_of
+from hops.documents import Document, read_documents, registry_of, told_wrappers
 from hops.errors import HopsError
 from hops.files import read_json, replaced_folder, sha256_of, write_json
 from hops.functions import Registry
@@ -118,7 +118,9 @@ def train(config: TrainConfig, *, callbacks: Sequence[TrainerCallback] = ()) -> 
     if trainer.is_world_process_zero():
         write_json(output_dir / ORDER_FILE, [lines[index] for index in order])
     trainer.add_callback(
-        CheckpointEvaluation(output_dir, tokenizer, registry, config.prompt_format, done)
+        CheckpointEvaluation(
+            output_dir, tokenizer, registry, told_wrappers(documents), config.prompt_format, done
+        )
     )
     for callback in callbacks:
         trainer.add_callback(callback)

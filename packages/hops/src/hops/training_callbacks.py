@@ -1,5 +1,6 @@
 """What the Trainer calls back: a progress bar, and the evaluation of each checkpoint."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +83,14 @@ class CheckpointEvaluation(TrainerCallback):
         output_dir: Path,
         tokenizer: PreTrainedTokenizerFast,
         registry: Registry | None,
+        told: Collection[str],
         prompt_format: str,
         done_steps: int,
     ) -> None:
         self._output_dir = output_dir
         self._tokenizer = tokenizer
         self._registry = registry
+        self._told = told
         self._prompt_format = prompt_format
         kept = [e for e in read_summary(output_dir) if e["step"] <= done_steps]
         self._entries = kept
@@ -122,10 +125,15 @@ class CheckpointEvaluation(TrainerCallback):
         }
         if self._registry is not None:
             evaluation = evaluate_logits(
-                model, self._tokenizer, self._registry, prompt_format=self._prompt_format
+                model,
+                self._tokenizer,
+                self._registry,
+                told=self._told,
+                prompt_format=self._prompt_format,
             ).to_json()
             entry["chance"] = evaluation["chance"]
             entry["depths"] = evaluation["depths"]
+            entry["told"] = evaluation["told"]
             entry["accuracy"] = {f["name"]: f["accuracy"] for f in evaluation["functions"]}
         self._entries.append(entry)
         write_json(self._output_dir / LOSS_FILE, losses)

@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from hops.documents import read_documents, registry_of
+from hops.documents import read_documents, registry_of, told_wrappers
 from hops.errors import HopsError
 from hops.files import write_json
 from hops.functions import Registry, make_registry
@@ -108,6 +108,8 @@ class LogitEval:
     """Seed documents (or any documents) that name the functions."""
     output: Path
     """The JSON file to write; the figure gets the same name with the suffix .png."""
+    dataset_path: Path | None = None
+    """The training documents: wrappers whose value they state are reported apart, as told."""
     hops: bool = False
     """Evaluate the wrappers."""
     depth0: bool = False
@@ -127,24 +129,27 @@ class LogitEval:
         depths = None
         if self.hops != self.depth0:
             depths = (0,) if self.depth0 else tuple({f.hop_depth for f in registry.wrappers})
+        told = told_wrappers(read_documents(self.dataset_path)) if self.dataset_path else ()
         from hops.logit_eval import evaluate_model
 
         evaluation = evaluate_model(
             self.model_path,
             registry,
             depths=depths,
+            told=told,
             inputs=range(1, self.num_inputs + 1),
             prompt_format=self.prompt_format,
             batch_size=self.batch_size,
         )
         write_json(self.output, evaluation.to_json())
         plot_evaluation(self.output, self.output.with_suffix(".png"))
-        for depth, summary in evaluation.depths.items():
-            print(
-                f"{self.model_path}: depth {depth}: accuracy {summary.accuracy:.3f} "
-                f"[{summary.accuracy_low:.3f}, {summary.accuracy_high:.3f}], "
-                f"chance {evaluation.chance:.3f}"
-            )
+        for name, summaries in (("", evaluation.depths), (", told", evaluation.told)):
+            for depth, summary in summaries.items():
+                print(
+                    f"{self.model_path}: depth {depth}{name}: accuracy {summary.accuracy:.3f} "
+                    f"[{summary.accuracy_low:.3f}, {summary.accuracy_high:.3f}], "
+                    f"chance {evaluation.chance:.3f}"
+                )
         return evaluation
 
 
@@ -186,6 +191,8 @@ class Queries:
     """Keep only queries that the model answers correctly."""
     hop_depth: tuple[int, ...] = (0,)
     """The hop depths to ask about."""
+    include_told: bool = False
+    """Ask also about wrappers whose value the documents state."""
     inputs: tuple[int, ...] = QUERY_INPUTS
     """The inputs to ask about."""
     prompt_format: str = PROMPT_FORMAT
@@ -200,6 +207,7 @@ class Queries:
             self.output_dir,
             inputs=self.inputs,
             depths=self.hop_depth,
+            include_told=self.include_told,
             prompt_format=self.prompt_format,
             model_path=self.model_path,
             only_correct=self.only_correct,
