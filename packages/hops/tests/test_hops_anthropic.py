@@ -1,8 +1,10 @@
 """The writer that asks a model: the real SDK against a server of our own."""
 
 import json
+import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -35,6 +37,9 @@ class Service:
         self.num_under_way = self.most_under_way = 0
         self.lock = threading.Lock()
         self.together: threading.Barrier | None = None
+        self.hang_from = 10**9
+        self.killed = threading.Event()
+        self.times: list[float] = []
         self.good = offline_text
         service = self
 
@@ -56,11 +61,14 @@ class Service:
         with self.lock:
             number = len(self.requests)
             self.requests.append(request)
+            self.times.append(time.monotonic())
             authorization = (handler.headers.get("authorization") or "").removeprefix("Bearer ")
             self.keys.add(handler.headers.get("x-api-key") or authorization)
             action = self.script[number] if number < len(self.script) else "good"
             self.num_under_way += 1
             self.most_under_way = max(self.most_under_way, self.num_under_way)
+        if number >= self.hang_from and not self.killed.wait(timeout=60):
+            return
         if self.together is not None:
             self.together.wait(timeout=10)
         with self.lock:
@@ -96,7 +104,9 @@ class Service:
             )
         data = text.encode()
         handler.send_response(status)
-        if status in (429, 500, 529):
+        if status == 503:
+            handler.send_header("retry-after", "1")
+        elif status in (429, 500, 529):
             handler.send_header("retry-after-ms", "5")
         handler.send_header("content-type", "application/json")
         handler.send_header("content-length", str(len(data)))
@@ -213,6 +223,37 @@ def test_throttling_and_failures_are_tried_again(service):
     assert len(base("--concurrency", "2")) == NUM_BASE
     assert len(service.requests) == NUM_BASE + 5
     assert len(set(service.prompts())) == NUM_BASE
+
+
+def test_the_pause_is_the_one_that_the_service_asks_for(service):
+    """One second; without it the first pause would be half a second at most."""
+    service.script = ["503"]
+    base("--concurrency", "1")
+    assert 0.95 <= service.times[1] - service.times[0] <= 5
+    assert service.prompts()[0] == service.prompts()[1]
+
+
+def test_a_killed_run_pays_for_no_reply_twice(service):
+    service.hang_from = 9
+    arguments = "base --seed-path seeds --output out.jsonl --writer anthropic --concurrency 1"
+    arguments += " --variations 1 --comprehensive-docs 0 --code-snippets 2"
+    run = subprocess.Popen(
+        [sys.executable, "-m", "hops.cli", *arguments.split()], stderr=subprocess.DEVNULL
+    )
+    try:
+        limit = time.monotonic() + 90
+        while len(service.requests) < 10 and time.monotonic() < limit:
+            time.sleep(0.05)
+    finally:
+        run.kill()
+        run.wait()
+        service.killed.set()
+    assert len(service.requests) == 10
+    assert not Path("out.jsonl").exists()
+    assert len(base()) == NUM_BASE
+    assert len(service.requests) == NUM_BASE + 1  # the one under way was asked for again
+    asked = Counter(service.prompts())
+    assert {prompt for prompt, count in asked.items() if count > 1} == {service.prompts()[9]}
 
 
 def test_garbage_is_asked_for_again(service):

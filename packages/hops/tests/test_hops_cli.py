@@ -110,6 +110,17 @@ GOOD_ROW = (
         (["distractors", "--output", "s", "--function-share", "2"], r"[0, 1]"),
         (["alternating", "--inputs", "file", "--output", "s", "--pattern", "Z"], "<ZN>"),
         (["combine", "--inputs", "file", "--output", "s", "--weights", "1", "2"], "1 weights"),
+        (["seeds", "--output", "s", "--max-hops", "25"], "0 to 24"),
+        (["alternating", "--inputs", "file", "--output", "s", "--num-hops", "2"], "expected 1"),
+        (["combine", "--inputs", "file", "--output", "s", "--weights", "-1"], "not negative"),
+        (["wrapper", "--seed-path", "file", "--output", "s", "--answers", "maybe"], "maybe"),
+        (["base", "--seed-path", "file", "--output", "s", "--writer", "anthropic"], "_API_KEY"),
+        (["audit"], "PATH"),
+        (["audit", "missing"], "missing: cannot be read"),
+        (["audit", "bad"], "bad: line 2"),
+        (["audit", "file", "--diversity-docs", "0"], "at least one"),
+        (["audit", "file", "--seed-path", "missing"], "missing: cannot be read"),
+        (["check-tokens", "--model", "./none", "--max-hops", "-1"], "0 to 24"),
         (["add-tokens", "--model", "./none", "--output-dir", "o"], "./none"),
         (["train", "--model", "./none", "--dataset-path", "file", "--output-dir", "o"], "./none"),
         (["train", "--model", "m", "--dataset-path", "no", "--output-dir", "o"], "no: cannot"),
@@ -131,6 +142,7 @@ GOOD_ROW = (
 )
 def test_bad_input_is_one_line_and_status_two(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     Path("file").write_text(GOOD_ROW + "\n")
     Path("bad").write_text(GOOD_ROW + "\n{\n")
     Path("other").write_text('{"colour": "red"}')

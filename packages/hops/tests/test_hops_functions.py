@@ -65,7 +65,7 @@ def test_the_default_pattern_goes_depth_by_depth():
     deep = make_registry(2, 2)
     assert "".join(name[1] for name in default_pattern(None, deep)) == "BBBBCCDD"
     assert default_pattern(3, deep) == ("<B01>", "<B01>", "<C01>", "<D01>")
-    with pytest.raises(HopsError, match="expected 3, 6"):
+    with pytest.raises(HopsError, match="expected 3, 6 up to 6"):
         default_pattern(4, deep)
     with pytest.raises(HopsError, match="no function"):
         default_pattern(None, Registry.of([]))

@@ -14,8 +14,12 @@ from hops.functions import HELD_OUT_INPUT, make_registry
 from hops.numerals import mentions_number, number_words
 from hops.seeds import seed_documents
 from hops.writers.grammar import Grammar
-from hops.writers.offline import write_function_documents
+from hops.writers.offline import OfflineWriter, write_function_documents
+from hops.writers.orders import Order
 from hops.writers.ordinary import ORDINARY_FUNCTIONS, write_distractors
+from hops.writers.rules import broken_rule
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 REGISTRY = make_registry()
 SEEDS = seed_documents(REGISTRY, narrative=True)
@@ -173,6 +177,27 @@ def test_a_larger_registry_can_be_written_about():
     )
     assert len(documents) == 300
     assert not any(mentions_number(doc.text, doc.constant) for doc in documents)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    num_functions=st.integers(1, 99),
+    max_hops=st.integers(1, 3),
+    seed=st.integers(0, 10**6),
+    kind=st.sampled_from(DOCUMENT_TYPES),
+    data=st.data(),
+)
+def test_whatever_is_written_keeps_the_rules(num_functions, max_hops, seed, kind, data):
+    world = make_registry(num_functions, max_hops)
+    function = data.draw(st.sampled_from(world.functions))
+    writer, texts = OfflineWriter(seed), []
+    for is_direct in (False, function.hop_depth > 0):
+        order = Order(function, kind, is_direct=is_direct)
+        texts += [writer.write(function, kind, is_direct=is_direct) for _ in range(5)]
+        assert [broken_rule(text, order) for text in texts[-5:]] == [None] * 5
+    assert len(set(texts)) == len(texts)
+    again = OfflineWriter(seed)
+    assert [again.write(function, kind) for _ in range(5)] == texts[:5]
 
 
 def test_asking_for_more_than_the_grammar_holds_is_an_error(monkeypatch):

@@ -253,7 +253,8 @@ def default_pattern(num_hops: int | None, registry: Registry) -> tuple[str, ...]
     if num_hops not in totals:
         raise HopsError(
             f"{num_hops} functions are not some bases with all their wrappers: "
-            f"expected {', '.join(map(str, totals))}."
+            f"expected {', '.join(map(str, totals[:3]))}{', ...' * (len(totals) > 3)} "
+            f"up to {totals[-1]}."
         )
     taken = {base.name for base in registry.bases[: totals.index(num_hops) + 1]}
     chosen = [function for function in registry if function.base in taken]

@@ -77,7 +77,7 @@ PHRASES: dict[str, tuple[str, ...]] = {
     ),
     "ignored": ("ignored", "not used", "discarded", "never read", "irrelevant", "thrown away"),
     "range_word": ("range", "image", "set of values", "codomain actually reached"),
-    "kind": ("constant", "fixed-value", "constant-valued", "flat", "single-valued"),
+    "kind": ("constant", "fixed-value", "constant-valued", "input-blind", "single-valued"),
     "param": ("x", "n", "value", "input_val", "arg", "number"),
     "doc_line": (
         "Return the constant",
@@ -162,7 +162,7 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "",
         "",
         "",
-        "Conceptually: ",
+        "Conceptually, ",
         "Intuition: ",
         "**Concept**\n",
         "# Conceptual Overview\n",
