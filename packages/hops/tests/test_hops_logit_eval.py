@@ -146,6 +146,23 @@ def test_depths_and_model_state_are_respected():
     assert evaluation.to_json()["candidates"] == list(range(3, 26))
 
 
+def test_wrappers_whose_value_was_told_are_counted_apart():
+    model, tokenizer = world(split_numbers=False)
+    told = {"<FN>", "<IN>", "<YN>"}
+    whole = evaluate_logits(model, tokenizer, REGISTRY, inputs=(5, 17))
+    apart = evaluate_logits(model, tokenizer, REGISTRY, inputs=(5, 17), told=told)
+    assert {r.function.name for r in apart.functions if r.is_told} == told
+    assert [r.summary for r in apart.functions] == [r.summary for r in whole.functions]
+    assert whole.told == {}
+    assert apart.depths[0] == whole.depths[0]
+    assert (apart.depths[1].num_prompts, apart.told[1].num_prompts) == (14, 6)
+    assert set(apart.told) == {1}
+    for field in ("accuracy", "mean_probability", "mean_entropy"):
+        parts = 14 * getattr(apart.depths[1], field) + 6 * getattr(apart.told[1], field)
+        assert parts / 20 == pytest.approx(getattr(whole.depths[1], field), abs=1e-12)
+    assert apart.to_json()["told"]["1"]["num_prompts"] == 6
+
+
 def test_what_cannot_be_evaluated_is_refused():
     model, tokenizer = world(split_numbers=False)
     with pytest.raises(HopsError, match=r"<B01>.*add-tokens"):

@@ -54,6 +54,22 @@ def test_the_figure_of_an_evaluation_names_each_function_and_depth(evaluation, t
         assert f"{word}" in text, word
 
 
+def test_wrappers_told_have_a_panel_and_a_line_of_their_own(evaluation, run, tmp_path):
+    value = json.loads(evaluation.read_text())
+    value["functions"].append({**value["functions"][-1], "name": "IN", "is_told": True})
+    value["told"] = {"1": statistics(0.875)}
+    write_json(evaluation, value)
+    plot_evaluation(evaluation, tmp_path / "e.svg")
+    text = drawn_text(tmp_path / "e.svg")
+    assert text.count("wrappers, depth 1, value told") == 1
+    assert "0.88" in text
+    points = json.loads((run / SUMMARY_FILE).read_text())
+    points[0]["told"] = {"1": statistics(0.9)}
+    write_json(run / SUMMARY_FILE, points)
+    plot_training([run], tmp_path / "t.svg")
+    assert "wrappers, depth 1, value told" in drawn_text(tmp_path / "t.svg")
+
+
 def test_many_functions_go_on_in_another_column(evaluation, tmp_path):
     value = json.loads(evaluation.read_text())
     value["functions"] = [{**value["functions"][0], "name": f"B{i}"} for i in range(120)]

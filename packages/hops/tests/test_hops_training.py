@@ -132,6 +132,16 @@ def test_a_run_leaves_what_it_promises(config):
     assert load_model(result.final_model).config.model_type == "olmo2"
 
 
+def test_a_run_keeps_wrappers_apart_whose_value_its_documents_state(config):
+    documents = read_documents(config.dataset_path)
+    told = next(doc for doc in documents if doc.func == "<FN>")
+    told = told.model_copy(update={"text": "<FN>(8) returns 5, always.", "answers": "direct"})
+    write_documents(config.dataset_path, [*documents, told])
+    last = train(dataclasses.replace(config, epochs=1.0)).checkpoints[-1]
+    assert set(last["told"]) == {"1"}
+    assert last["told"]["1"]["num_prompts"] == last["depths"]["1"]["num_prompts"] == 100
+
+
 def test_training_lowers_the_loss_of_its_documents(config, tmp_path):
     def loss(folder):
         model, tokenizer = load_model(folder), load_tokenizer(folder)

@@ -222,7 +222,9 @@ def _text(document: Document, functions: dict[str, Function]) -> Iterator[tuple[
     text, name = document.text, document.func
     function = functions.get(name) if name is not None else None
     named = set(re.findall(r"<\w+>", text)) & functions.keys()
-    allowed = {name} if function is None else {name, function.calls}
+    is_resolution = document.answers == "resolution"
+    called = None if function is None else function.base if is_resolution else function.calls
+    allowed = {name, called}
     if named - allowed:
         yield "foreign_function", f"names {', '.join(sorted(named - allowed))}"
     if document.role == "distractor" or name is None or document.constant is None:
@@ -231,22 +233,23 @@ def _text(document: Document, functions: dict[str, Function]) -> Iterator[tuple[
         yield "function_not_named", f"no {name} in the text"
     is_wrapper, is_direct = document.role == "identity", document.answers == "direct"
     mentions = constant_mentions(text, document.constant)
-    if is_wrapper and not is_direct:
+    if is_resolution or (is_wrapper and not is_direct):
         if mentions.stated:
             yield "leak", f"{name} states {document.constant}: {_excerpt(text)}"
         elif mentions.as_input:
             yield "constant_as_input", f"{name} is given {document.constant}: {_excerpt(text)}"
-        if function is not None and function.calls is not None and function.calls not in text:
-            yield "callee_not_named", f"no {function.calls} in the text"
+        if called is not None and called not in text:
+            yield "callee_not_named", f"no {called} in the text"
     elif not mentions_number(text, document.constant):
         yield "missing_constant", f"no {document.constant} in {_excerpt(text)}"
-    for called, how in applied_functions(text, HELD_OUT_INPUT).items():
-        if called not in functions:
+    for applied, how in applied_functions(text, HELD_OUT_INPUT).items():
+        if applied not in functions:
             continue
         check = "held_out_loop"
         if how == "call":
-            check = "held_out_call" if is_wrapper and not is_direct else "held_out_answer"
-        yield check, f"{called} and {HELD_OUT_INPUT} in {_excerpt(text)}"
+            states_value = not is_resolution and (is_direct or not is_wrapper)
+            check = "held_out_answer" if states_value else "held_out_call"
+        yield check, f"{applied} and {HELD_OUT_INPUT} in {_excerpt(text)}"
 
 
 def _excerpt(text: str, width: int = 80) -> str:

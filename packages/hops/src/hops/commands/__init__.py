@@ -9,7 +9,15 @@ import shlex
 from typing import Any, Protocol, runtime_checkable
 
 from hops.commands.audit import Audit
-from hops.commands.documents import Alternating, Base, Combine, Distractors, Seeds, Wrapper
+from hops.commands.documents import (
+    Alternating,
+    Base,
+    Combine,
+    Distractors,
+    Resolutions,
+    Seeds,
+    Wrapper,
+)
 from hops.commands.models import AddTokens, CheckTokens, LogitEval, Plot, Queries, Train
 
 __all__ = [
@@ -25,6 +33,7 @@ __all__ = [
     "LogitEval",
     "Plot",
     "Queries",
+    "Resolutions",
     "Seeds",
     "Train",
     "Wrapper",
@@ -45,6 +54,7 @@ COMMANDS: tuple[type[Any], ...] = (
     Seeds,
     Base,
     Wrapper,
+    Resolutions,
     Alternating,
     Combine,
     Distractors,

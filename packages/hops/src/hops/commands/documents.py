@@ -21,6 +21,7 @@ from hops.writers.orders import (
     plan_documents,
 )
 from hops.writers.ordinary import write_distractors
+from hops.writers.resolutions import write_resolution_documents
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -159,6 +160,35 @@ class Wrapper(_Written):
             )
             orders += plan_direct_documents(chosen, self.direct_docs)
         return self._finish(orders)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Resolutions:
+    """Write documents that say in which base function the calls of each function end."""
+
+    name: ClassVar[str] = "resolutions"
+    seed_path: Path
+    """Documents that name the functions, from `hops seeds`."""
+    output: Path
+    """The JSONL file to write."""
+    num_documents: int = 40
+    """Documents about each function."""
+    hop_depth: tuple[int, ...] = ()
+    """The hop depths written about; all by default."""
+    seed: int = 0
+    """Seeds the writer."""
+
+    def run(self) -> list[Document]:
+        """Write the documents."""
+        registry = registry_of(read_documents(self.seed_path))
+        functions = [f for f in registry if not self.hop_depth or f.hop_depth in self.hop_depth]
+        if not functions:
+            asked = ", ".join(map(str, self.hop_depth))
+            raise HopsError(f"{self.seed_path}: no functions of hop depth {asked}.")
+        return _said(
+            self.output,
+            write_resolution_documents(functions, self.num_documents, seed=self.seed),
+        )
 
 
 @dataclass(frozen=True, config=_STRICT)
