@@ -124,11 +124,15 @@ class HardNegativeMiner:
             raise ContrastiveError(
                 f"expected k to be at most the number of (allowed) candidates, {fewest}, got {k}"
             )
-        order = _descending(self._keys(similarity))
+        keys = self._keys(similarity).masked_fill(~permitted, -torch.inf)
+        if self.strategy in _SAMPLED:
+            return keys.topk(k, dim=-1).indices
+        # Not topk, which does not keep equal keys in their order.
+        order = keys.argsort(dim=-1, descending=True, stable=True)
         if self.strategy == "semi_hard":
-            near = self._semi_hard(anchor, positive, similarity)
-            order = _first_where(near, order)
-        return _first_where(permitted, order)[..., :k]
+            front = (self._semi_hard(anchor, positive, similarity) & permitted).gather(-1, order)
+            order = order.gather(-1, front.byte().argsort(dim=-1, descending=True, stable=True))
+        return order[..., :k]
 
     def _keys(self, similarity: Tensor) -> Tensor:
         """What candidates are sorted by, largest first."""
@@ -165,14 +169,3 @@ def _similarities(anchor: Tensor, candidates: Tensor) -> Tensor:
         )
     unit, others = unit_vectors("anchor", anchor), unit_vectors("candidates", candidates)
     return (others @ unit.unsqueeze(-1)).squeeze(-1) if candidates.ndim > 2 else unit @ others.T
-
-
-def _descending(keys: Tensor) -> Tensor:
-    """Places by falling key; equal keys in their order, which topk would not keep."""
-    return keys.argsort(dim=-1, descending=True, stable=True)
-
-
-def _first_where(chosen: Tensor, order: Tensor) -> Tensor:
-    """The order with the chosen places in front, each part as it was."""
-    front = chosen.gather(-1, order).to(torch.uint8)
-    return order.gather(-1, front.argsort(dim=-1, descending=True, stable=True))
