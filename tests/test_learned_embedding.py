@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from if_query.errors import InputError
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "learned_embedding.py"
 
@@ -142,20 +143,34 @@ def test_the_study_runs_from_the_world_to_the_figure_and_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("changed", "said"),
     [
-        (["--seeds", "1"], "--seeds: expected at least 2, for intervals, got 1"),
-        (["--functions", "500"], "--functions: expected 10 to 99, got 500"),
-        (["--learning-rates", "0"], "--learning-rates: expected rates between 0 and 1"),
-        (["--smoke", "--output-dir", "taken"], "taken"),
+        ({"seeds": 1}, "--seeds: expected at least 2, for intervals, got 1"),
+        ({"functions": 500}, "--functions: expected 10 to 99, got 500"),
+        ({"functions": 9}, "--functions: expected 10 to 99, got 9"),
+        ({"held_out": 0.9}, "--held-out: expected a share from 0.1 to 0.6, got 0.9"),
+        ({"steps": 0}, "--steps: expected at least 1, got 0"),
+        ({"features": ()}, "--features: expected at least one"),
+        ({"learning_rates": (0.0,)}, "--learning-rates: expected rates between 0 and 1"),
+        ({"learning_rates": ()}, "--learning-rates: expected rates between 0 and 1"),
     ],
 )
-def test_bad_arguments_are_refused_in_one_line(tmp_path, arguments, said):
+def test_bad_sizes_are_refused_before_any_work(script, tmp_path, changed, said):
+    with pytest.raises(InputError, match=said):
+        script.main(script.Config(output_dir=tmp_path / "out", **changed))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_refuses_bad_input_in_one_line(tmp_path):
     (tmp_path / "taken").write_text("a file")
-    done = run(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert said in errors[0]
-    assert "Traceback" not in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+    for arguments, said in (
+        (["--seeds", "1"], "--seeds: expected at least 2"),
+        (["--smoke", "--output-dir", "taken"], "taken"),
+    ):
+        done = run(*arguments, cwd=tmp_path)
+        assert done.returncode == 2
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1
+        assert said in errors[0]
+        assert "Traceback" not in done.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["taken"]
