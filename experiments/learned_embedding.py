@@ -7,7 +7,8 @@ the curriculum and the annealed temperature add?
 
 Features of a text, from the checkpoints before and after the documents were learned: `state`, the
 mean over positions of the new one's hidden states in the middle; `change`, these minus the old
-one's; `gradient`, the new one's gradient at its MLPs, randomly projected.
+one's; where `--features` asks for it, `gradient`, that of the new one's loss by its MLPs,
+randomly projected.
 
 Each seed splits the functions. The documents ranked are those about the held-out functions and
 their wrappers, and distractors that training did not see; those about the function asked are
