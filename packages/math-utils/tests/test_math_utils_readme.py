@@ -19,7 +19,7 @@ influence = calculator.compute_influence(train_loader, probe_loader)      # [num
 """  # noqa: E501
 
 
-@pytest.mark.parametrize("code", EXAMPLES, ids=["influence", "curvature"])
+@pytest.mark.parametrize("code", EXAMPLES, ids=["influence", "curvature", "contrastive"])
 def test_an_example_in_the_readme_runs_as_printed(code, capsys):
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
     said = re.findall(r"print\(.*?\)\s+# (torch\.Size\(\[\d+, \d+\]\))", code)

@@ -25,3 +25,7 @@ class NonFiniteError(CurvatureError):
 
 class InfluenceError(CurvatureError):
     """math_utils.influence cannot do what was asked with this model, these data or these calls."""
+
+
+class ContrastiveError(ValueError):
+    """A loss, schedule or miner of math_utils.contrastive cannot do what was asked."""
