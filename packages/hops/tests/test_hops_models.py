@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import (
+    AddedToken,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaTokenizer,
@@ -204,7 +205,7 @@ def test_a_tokenizer_with_byte_fallback_gets_whole_tokens_and_survives_saving(
     assert again.generate(torch.tensor([ids]), max_new_tokens=3).shape[1] > len(ids)
 
 
-def test_a_tokenizer_that_cannot_hold_whole_names_is_refused(tmp_path):
+def test_a_tokenizer_that_changes_texts_with_names_is_refused():
     """Old conversions of Llama 2 put a space after every added token."""
     tokenizer = sentencepiece_like("legacy")
     model = tiny("llama", len(tokenizer), tied=False)
@@ -212,6 +213,19 @@ def test_a_tokenizer_that_cannot_hold_whole_names_is_refused(tmp_path):
     report = check_function_tokens(model, tokenizer, REGISTRY)
     assert not report.ok
     assert "does not survive" in report.problems[0]
+    for text in ("max(<GN>(3), 4)", "<GN>(3)"):  # whole at least, wherever it stands
+        assert tokenizer.encode(text, add_special_tokens=False).count(report.ids["<GN>"]) == 1
+
+
+def test_a_name_that_is_whole_after_a_space_only_is_reported():
+    """The text comes back as it was, yet the name in it was cut into pieces."""
+    tokenizer = sentencepiece_like("legacy")
+    names = list(REGISTRY.names)
+    tokenizer.add_tokens([AddedToken(name, normalized=True, special=False) for name in names])
+    text = "max(<GN>(3), 4)"
+    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+    model = tiny("llama", len(tokenizer), tied=False)
+    assert any(text in one for one in check_function_tokens(model, tokenizer, REGISTRY).problems)
 
 
 @pytest.mark.parametrize("model", ["/no/such/folder", "./nothing", "nothing", "."])

@@ -12,6 +12,7 @@ What holds of every document it writes:
 import random
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 from tqdm import tqdm
 
@@ -55,6 +56,7 @@ def _range(rng: random.Random, excluded: frozenset[int]) -> str:
             return f"range({start}, {stop})"
 
 
+@cache
 def _grammar(excluded: frozenset[int]) -> Grammar:
     return Grammar(
         {**phrases.PHRASES, **wrapper_templates.PHRASES},
@@ -75,7 +77,6 @@ class OfflineWriter:
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(f"hops offline writer {seed}")
         self._written: set[str] = set()
-        self._grammars: dict[frozenset[int], Grammar] = {}
 
     def write(
         self,
@@ -105,7 +106,7 @@ class OfflineWriter:
         """
         is_wrapper = function.hop_depth > 0 and not is_direct
         excluded = frozenset({HELD_OUT_INPUT} | ({function.constant} if is_wrapper else set()))
-        grammar = self._grammars.setdefault(excluded, _grammar(excluded))
+        grammar = _grammar(excluded)
         rng = self._rng
         for _ in range(_MAX_ATTEMPTS):
             question, answer = rng.choice(_QUESTION_MARKS)
