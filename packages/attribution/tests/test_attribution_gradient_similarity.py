@@ -196,7 +196,9 @@ def test_dots_of_long_tensors_are_summed_over_all_their_runs() -> None:
     for vector in (a, b):
         for _, part in layout.parts(vector):
             part.copy_(torch.randn(len(part), generator=generator, dtype=torch.float64))
-    expected = [float(x @ y) for (_, x), (_, y) in zip(layout.parts(a), layout.parts(b))]
+    expected = [
+        float(x @ y) for (_, x), (_, y) in zip(layout.parts(a), layout.parts(b), strict=True)
+    ]
     np.testing.assert_allclose(dots_by_tensor(a, b, layout).numpy(), expected, rtol=1e-12)
     assert layout.size > sum(layout.widths.values())
 

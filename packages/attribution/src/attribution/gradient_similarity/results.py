@@ -59,7 +59,7 @@ class Similarities:
 
     def tensors_named(self, names: Sequence[str]) -> TensorSubset:
         """The subset with these names."""
-        chosen: TensorSubset = np.isin(np.array(self.tensors), list(names))
+        chosen: Bool[np.ndarray, " tensor"] = np.isin(np.array(self.tensors), list(names))
         return chosen
 
 

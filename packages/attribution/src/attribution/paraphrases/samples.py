@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,7 @@ def write_samples(path: Path, samples: Iterable[Sample]) -> None:
     from datasets import Dataset
 
     partial = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
     Dataset.from_list(rows).save_to_disk(str(partial))
     partial.replace(path)
 
