@@ -11,7 +11,6 @@ Expected:  paraphrase_quickstart.py runs all of it on a tiny model; see packages
 Run time:  bench_paraphrase.py measures its parts
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -276,15 +275,11 @@ def analyze(config: ResultsConfig) -> None:
     if not done:
         raise InputError(f"{config.output_dir}: no results to analyse; combine the parts first?")
     write_analysis(config.output_dir / "analysis.json", done)
-    for path, one in done.items():
-        if "by_tensor" in one:
-            draw(path.with_suffix(".png"), one)
+    drawn = [path for path, one in done.items() if "by_tensor" in one]
+    for path in drawn:
+        draw(path.with_suffix(".png"), done[path])
     print_summary(done)
-    print(
-        json.dumps(
-            {"figures": [str(p.with_suffix(".png")) for p in done if "by_tensor" in done[p]]}
-        )
-    )
+    print(f"wrote {config.output_dir / 'analysis.json'} and {len(drawn)} figures")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def print_summary(results: Mapping[Path, Mapping[str, Any]]) -> None:
             "" if best is None or best["held_out"] is None
             else f"{best['held_out']:.2f} ({best['tensor']})",
         )  # fmt: skip
-    Console().print(table)
+    Console(width=120).print(table)
 
 
 def draw(path: Path, result: Mapping[str, Any]) -> None:
@@ -89,6 +89,7 @@ def draw(path: Path, result: Mapping[str, Any]) -> None:
         counts, [step["selected_on"] for step in steps], "o:", color="0.5", label="half that chose"
     )
     right.set(ylim=(0, 1.03), xlabel="tensors selected", ylabel="accuracy")
+    right.set_xticks(list(counts)[:: max(1, len(steps) // 6)])
     right.set_title("greedy selection")
     lines = {
         "full gradient": (result["full_gradient"]["mean"], "-", "black"),

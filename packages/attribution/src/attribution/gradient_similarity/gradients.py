@@ -72,7 +72,7 @@ class ExampleGradients:
         if len(example.input_ids) != len(example.labels) or not example.num_labels:
             raise AttributionError(
                 f"example {example.key}: expected as many labels as ids and at least one that "
-                f"counts, got {len(example.input_ids)} ids and {example.num_labels} labels that count"
+                f"counts, got {len(example.labels)} labels, {example.num_labels} of them counting"
             )
         named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         device = next(iter(named.values())).device

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-TensorSubset = Bool[np.ndarray, " tensor"]
-
 
 @dataclass(frozen=True, eq=False)
 class Similarities:
@@ -31,7 +29,9 @@ class Similarities:
     query_squared_norms: Float64[np.ndarray, "query tensor"]
     original_squared_norms: Float64[np.ndarray, "original tensor"]
 
-    def cosines(self, subset: TensorSubset | None = None) -> Float64[np.ndarray, " pair"]:
+    def cosines(
+        self, subset: Bool[np.ndarray, " tensor"] | None = None
+    ) -> Float64[np.ndarray, " pair"]:
         """Cosine of the concatenated gradients of a subset of tensors; of all by default.
 
         Σ_j d_qo,j / √(Σ_j d_qq,j · Σ_j d_oo,j); 0 where one of the gradients is zero.
@@ -57,7 +57,7 @@ class Similarities:
         found: Bool[np.ndarray, " pair"] = queries[self.pairs[:, 0]] == originals[self.pairs[:, 1]]
         return found
 
-    def tensors_named(self, names: Sequence[str]) -> TensorSubset:
+    def tensors_named(self, names: Sequence[str]) -> Bool[np.ndarray, " tensor"]:
         """The subset with these names."""
         chosen: Bool[np.ndarray, " tensor"] = np.isin(np.array(self.tensors), list(names))
         return chosen
@@ -71,4 +71,6 @@ def cosines_of(
     """Inner products over the product of norms; 0 where a norm is."""
     # Roots first: the product of two squared norms may leave the range of float64.
     scale = np.sqrt(squared_norms) * np.sqrt(other_squared_norms)
-    return np.divide(dots, scale, out=np.zeros_like(dots), where=scale > 0)
+    cosines: Float64[np.ndarray, "*shape"] = np.zeros_like(dots)
+    np.divide(dots, scale, out=cosines, where=scale > 0)
+    return cosines

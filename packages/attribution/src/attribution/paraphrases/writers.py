@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -23,6 +23,7 @@ _ASSISTANT_REQUEST = (
 )
 
 
+@runtime_checkable
 class Writer(Protocol):
     """Something that answers a request with a text."""
 
