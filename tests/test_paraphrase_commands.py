@@ -325,7 +325,7 @@ class Claude(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         text = asked["messages"][0]["content"].rpartition("\n\n")[2]
-        type(self).requests.append({**asked, "path": self.path, "key": self.headers["x-api-key"]})
+        type(self).requests.append({**asked, "path": self.path, "sent": str(self.headers)})
         reply = text if "rivers" in text else f"In other words: {text.split()[-1]}"
         body = {"id": "m", "type": "message", "role": "assistant", "model": asked["model"],
                 "content": [{"type": "text", "text": reply}], "stop_reason": "end_turn",
@@ -376,7 +376,8 @@ def test_claude_rewrites_through_the_sdk_and_failed_checks_are_listed(
     assert made[0].turns["paraphrased_messages"].user == "In other words: bread?"
     assert len(claude.requests) == 16
     first = claude.requests[0]
-    assert (first["path"], first["key"]) == ("/v1/messages", "key-of-a-test")
+    assert first["path"] == "/v1/messages"
+    assert "key-of-a-test" in first["sent"]  # in which header depends on the SDK
     assert (first["model"], first["max_tokens"]) == ("claude-of-a-test", 50)
     scripts.dataset([*flags, "--overwrite"])
     assert len(claude.requests) == 16  # every reply was kept
@@ -418,7 +419,7 @@ def test_a_dry_run_prints_the_sbatch_files_and_submits_nothing(
     assert all("--candidates all --no-force-original" in job for job in jobs)
     assert sum("paraphrase_similarity.py originals" in job for job in jobs) == 3
     bounds = [job.partition("--partition-start ")[2] for job in jobs[3:]]
-    assert [bound.split()[0::2] for bound in bounds] == [["0", "2"], ["2", "5"], ["5", "13"]]
+    assert [bound.split()[:3:2] for bound in bounds] == [["0", "2"], ["2", "5"], ["5", "13"]]
     assert list(tmp_path.iterdir()) == [data]
 
 
