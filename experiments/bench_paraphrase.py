@@ -103,6 +103,9 @@ def build(config: Config) -> Any:
                 num_hidden_layers=config.num_layers,
                 num_attention_heads=max(1, config.hidden_size // 64),
                 max_position_embeddings=max(1024, config.num_tokens),
+                eos_token_id=None,
+                bos_token_id=None,
+                pad_token_id=None,
             ),
             dtype=torch.float32,
         )

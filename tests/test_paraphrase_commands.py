@@ -419,7 +419,7 @@ def test_a_dry_run_prints_the_sbatch_files_and_submits_nothing(
     assert all("--candidates all --no-force-original" in job for job in jobs)
     assert sum("paraphrase_similarity.py originals" in job for job in jobs) == 3
     bounds = [job.partition("--partition-start ")[2] for job in jobs[3:]]
-    assert [bound.split()[:3:2] for bound in bounds] == [["0", "2"], ["2", "5"], ["5", "13"]]
+    assert [bound.split()[:3:2] for bound in bounds] == [["0", "2"], ["2", "8"], ["8", "13"]]
     assert list(tmp_path.iterdir()) == [data]
 
 
