@@ -162,8 +162,8 @@ def job_counts(config: Config) -> dict[str, dict[str, float]]:
     num, candidates, block = config.job_samples, config.job_candidates, config.job_query_block
     pairs = num * candidates
     blocks = [min(block, num - start) for start in range(0, num, block)]
-    apart = (1 - (candidates - 1) / (num - 1)) ** block
-    expected = sum(size + (num - size) * (1 - apart) for size in blocks)
+    apart = 1 - (candidates - 1) / (num - 1)
+    expected = sum(size + (num - size) * (1 - apart**size) for size in blocks)
     most = sum(min(num, size * candidates) for size in blocks)
     each = len(FRACTIONS)
     return {
