@@ -1,16 +1,17 @@
 """Hidden states of a causal language model, one vector per text."""
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Float32
 from math_utils.language_modeling import TokenBatch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
+
+from attribution.modes import evaluation_mode
 
 Layer = Literal["last", "middle", "mean"]
 Pooling = Literal["last", "mean"]
@@ -53,7 +54,7 @@ def pooled_hidden_states(
         raise ValueError(f"expected at least one text and none empty, got {found}")
     order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
     pooled: list[Tensor] = []
-    with _evaluation_mode(model), torch.no_grad():
+    with evaluation_mode(model), torch.no_grad():
         for start in tqdm(range(0, len(order), batch_size), desc="hidden states", unit="batch"):
             chosen = [list(texts[index]) for index in order[start : start + batch_size]]
             batch = TokenBatch.collate(
@@ -113,14 +114,3 @@ def _check_finite(vectors: Float[Tensor, "text hidden"], order: Sequence[int]) -
             f"text {order[broken[0]]}: its hidden state is not finite; "
             "run the model in bfloat16 or float32"
         )
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
