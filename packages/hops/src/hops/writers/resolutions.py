@@ -17,10 +17,6 @@ from hops.functions import HELD_OUT_INPUT, Function
 from hops.writers.grammar import Grammar
 from hops.writers.rules import MAX_LENGTH, MIN_LENGTH
 
-CLOSING_LINE = "{f}([arg:7]) returns the value of {g}"
-"""Ends most documents: asked as an evaluation asks, the answer is a name instead of a number."""
-
-_CLOSING_SHARE = 0.9
 _MAX_ATTEMPTS = 2000
 
 _TEMPLATES: dict[DocumentType, tuple[str, ...]] = {
@@ -158,10 +154,8 @@ def _write(function: Function, kind: DocumentType, rng: random.Random, written: 
             plain = template.removeprefix("[head]") if text else template
             part = grammar.expand(plain, values, rng).strip()
             text += (joint if text else "") + (part if joint == "\n" else _sentence(part))
-            if len(text) >= rng.randint(0, 2 * MIN_LENGTH):
+            if len(text) >= rng.randint(MIN_LENGTH, 2 * MIN_LENGTH):
                 break
-        if rng.random() < _CLOSING_SHARE:
-            text += "\n" + grammar.expand(CLOSING_LINE, values, rng)
         if MIN_LENGTH <= len(text) <= MAX_LENGTH and text not in written:
             return text
     raise HopsError(
