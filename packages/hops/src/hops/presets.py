@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-PresetName = Literal["quickstart"]
+PresetName = Literal["quickstart", "two-hop"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,11 @@ class Preset:
         wrapper_variations: The same for wrappers.
         comprehensive_docs: Longer prose documents about each base function.
         code_snippets: Code about each base function.
+        resolution_docs: Documents about each function that say in which base its calls end.
+        told_share: The share of wrappers whose value is told.
+        direct_docs: Documents that tell the value of each such wrapper.
+        first_epochs: Passes over the documents of the new checkpoint that come before any value
+            of a wrapper is told; 0 for training in one stage.
         hidden_size: The width of the model.
         num_layers: Its layers.
         old_epochs: Passes over the old distractors.
@@ -26,6 +31,8 @@ class Preset:
         new_learning_rate: The peak learning rate of the new one.
         old_batch_size: Documents in a step of the old checkpoint.
         new_batch_size: Documents in a step of the new one.
+        new_weight_decay: AdamW's weight decay for the new one.
+        query_depths: The hop depths that the queries ask about.
     """
 
     num_functions: int = 10
@@ -35,6 +42,10 @@ class Preset:
     wrapper_variations: int = 3
     comprehensive_docs: int = 16
     code_snippets: int = 20
+    resolution_docs: int = 0
+    told_share: float = 0.0
+    direct_docs: int = 0
+    first_epochs: float = 0.0
     hidden_size: int = 96
     num_layers: int = 2
     old_epochs: float = 3.0
@@ -43,6 +54,8 @@ class Preset:
     new_learning_rate: float = 3e-3
     old_batch_size: int = 32
     new_batch_size: int = 16
+    new_weight_decay: float = 0.0
+    query_depths: tuple[int, ...] = (0,)
 
 
 PRESETS: dict[str, Preset] = {"quickstart": Preset()}

@@ -86,7 +86,7 @@ def train(config: TrainConfig, *, callbacks: Sequence[TrainerCallback] = ()) -> 
             output folder holds a run with other arguments.
     """
     config.check()
-    chosen = select_documents(config.dataset_path, config.hop_depth)
+    chosen = select_documents(config.dataset_path, config.hop_depth, skip_direct=config.skip_direct)
     lines, documents = [line for line, _ in chosen], [document for _, document in chosen]
     registry = registry_of(read_documents(config.seed_path)) if config.seed_path else None
     output_dir = config.output_dir

@@ -47,6 +47,8 @@ class TrainConfig:
     """Shuffle the documents in each epoch, those of like length together."""
     hop_depth: tuple[int, ...] = ()
     """Train on functions of these depths only (distractors stay); all by default."""
+    skip_direct: bool = False
+    """Leave out the documents that tell a wrapper's value (`answers: direct`)."""
     max_length: int = 512
     """Tokens of a document that are trained on."""
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -16,12 +16,15 @@ from hops.errors import HopsError
 _WINDOW = 8  # batches whose documents are sorted by length together
 
 
-def select_documents(path: Path, hop_depth: Sequence[int]) -> list[tuple[int, Document]]:
+def select_documents(
+    path: Path, hop_depth: Sequence[int], *, skip_direct: bool = False
+) -> list[tuple[int, Document]]:
     """Read the documents to train on, with their line numbers (from 0).
 
     Args:
         path: The JSONL file.
         hop_depth: The depths to keep, besides the distractors; all when empty.
+        skip_direct: Whether documents that tell a wrapper's value are left out.
 
     Raises:
         HopsError: The file is unreadable or nothing is left.
@@ -29,7 +32,8 @@ def select_documents(path: Path, hop_depth: Sequence[int]) -> list[tuple[int, Do
     chosen = [
         (line, document)
         for line, document in enumerate(read_documents(path))
-        if not hop_depth or document.hop_depth is None or document.hop_depth in hop_depth
+        if (not hop_depth or document.hop_depth is None or document.hop_depth in hop_depth)
+        and not (skip_direct and document.answers == "direct")
     ]
     if not chosen:
         raise HopsError(f"{path}: no documents of hop depth {', '.join(map(str, hop_depth))}.")

@@ -19,6 +19,7 @@ from hops.commands import (
     Distractors,
     LogitEval,
     Queries,
+    Resolutions,
     Seeds,
     Train,
     Wrapper,
@@ -47,7 +48,9 @@ class World:
         query_json: The queries for ``run-query``.
         old_evaluation: What ``old_model`` answers (JSON).
         new_evaluation: What ``new_model`` answers (JSON).
-        accuracy: For ``"old"`` and ``"new"``: the accuracy at each hop depth.
+        accuracy: For ``"old"`` and ``"new"``: the accuracy at each hop depth, without the wrappers
+            whose value some document tells.
+        told_accuracy: The same over those wrappers.
         chance: The accuracy of a guess.
         commands: Shell lines that repeat each step by hand.
     """
@@ -63,6 +66,7 @@ class World:
     old_evaluation: Path
     new_evaluation: Path
     accuracy: dict[str, dict[int, float]]
+    told_accuracy: dict[str, dict[int, float]]
     chance: float
     commands: list[str]
 
@@ -100,6 +104,7 @@ def plan_world(
         old_evaluation=output_dir / "evaluation" / "old.json",
         new_evaluation=output_dir / "evaluation" / "new.json",
         accuracy={},
+        told_accuracy={},
         chance=float("nan"),
         commands=[],
     )
@@ -122,9 +127,21 @@ def plan_world(
                 output=wrapper,
                 variations=preset.wrapper_variations,
                 seed=seed,
+                **_told(preset),
             ),
-            Combine(inputs=(base, wrapper), output=world.documents, seed=seed),
         ]
+        written = [base, wrapper]
+        if preset.resolution_docs:
+            written.append(data / "resolutions.jsonl")
+            commands.append(
+                Resolutions(
+                    seed_path=world.seeds,
+                    output=written[-1],
+                    num_documents=preset.resolution_docs,
+                    seed=seed,
+                )
+            )
+        commands.append(Combine(inputs=tuple(written), output=world.documents, seed=seed))
     commands += [
         Distractors(output=old_text, num_documents=preset.num_old_distractors, seed=2 * seed),
         Distractors(
@@ -155,27 +172,64 @@ def plan_world(
             seed_path=world.seeds,
             seed=seed,
         ),
-        Train(
-            model=str(world.old_model),
-            dataset_path=world.training_set,
-            output_dir=models / "new_training",
+        *_stages(world, preset, seed),
+        LogitEval(
+            model_path=str(world.old_model),
             seed_path=world.seeds,
-            epochs=preset.new_epochs,
-            batch_size=preset.new_batch_size,
-            learning_rate=preset.new_learning_rate,
-            schedule="cosine",
-            checkpoint_fraction=0.25,
-            seed=seed,
+            dataset_path=world.training_set,
+            output=world.old_evaluation,
         ),
         LogitEval(
-            model_path=str(world.old_model), seed_path=world.seeds, output=world.old_evaluation
+            model_path=str(world.new_model),
+            seed_path=world.seeds,
+            dataset_path=world.training_set,
+            output=world.new_evaluation,
         ),
-        LogitEval(
-            model_path=str(world.new_model), seed_path=world.seeds, output=world.new_evaluation
+        Queries(
+            dataset_path=world.training_set,
+            output_dir=world.train_json.parent,
+            hop_depth=preset.query_depths,
         ),
-        Queries(dataset_path=world.training_set, output_dir=world.train_json.parent),
     ]
     return replace(world, commands=[shell_line(command) for command in commands]), commands
+
+
+def _told(preset: Preset) -> dict[str, Any]:
+    """The arguments of ``hops wrapper`` that tell the value of some wrappers."""
+    if not preset.direct_docs:
+        return {}
+    return {
+        "answers": "direct",
+        "direct_docs": preset.direct_docs,
+        "direct_share": preset.told_share,
+    }
+
+
+def _stages(world: World, preset: Preset, seed: int) -> list[Train]:
+    """The training of the new checkpoint: at once, or first without the wrappers' values."""
+    whole = Train(
+        model=str(world.old_model),
+        dataset_path=world.training_set,
+        output_dir=world.new_model.parent,
+        seed_path=world.seeds,
+        epochs=preset.new_epochs,
+        batch_size=preset.new_batch_size,
+        learning_rate=preset.new_learning_rate,
+        weight_decay=preset.new_weight_decay,
+        schedule="cosine",
+        checkpoint_fraction=0.25,
+        seed=seed,
+    )
+    if not preset.first_epochs:
+        return [whole]
+    first = replace(
+        whole,
+        output_dir=world.new_model.parent.with_name("new_training_first"),
+        epochs=preset.first_epochs,
+        skip_direct=True,
+        schedule="constant",
+    )
+    return [first, replace(whole, model=str(first.output_dir / "final_model"))]
 
 
 def build_world(
@@ -228,12 +282,20 @@ def build_world(
         result = command.run()
         if isinstance(command, LogitEval):
             evaluations[command.output] = cast(Any, result)
-    old, new = evaluations[world.old_evaluation], evaluations[world.new_evaluation]
+    named = {
+        "old": evaluations[world.old_evaluation],
+        "new": evaluations[world.new_evaluation],
+    }
+
+    def accuracies(group: str) -> dict[str, dict[int, float]]:
+        return {
+            name: {depth: one.accuracy for depth, one in getattr(evaluation, group).items()}
+            for name, evaluation in named.items()
+        }
+
     return replace(
         world,
-        chance=new.chance,
-        accuracy={
-            name: {depth: summary.accuracy for depth, summary in evaluation.depths.items()}
-            for name, evaluation in (("old", old), ("new", new))
-        },
+        chance=named["new"].chance,
+        accuracy=accuracies("depths"),
+        told_accuracy=accuracies("told"),
     )

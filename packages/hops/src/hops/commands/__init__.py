@@ -19,6 +19,7 @@ from hops.commands.documents import (
     Wrapper,
 )
 from hops.commands.models import AddTokens, CheckTokens, LogitEval, Plot, Queries, Train
+from hops.commands.world import MakeWorld
 
 __all__ = [
     "COMMANDS",
@@ -31,6 +32,7 @@ __all__ = [
     "Command",
     "Distractors",
     "LogitEval",
+    "MakeWorld",
     "Plot",
     "Queries",
     "Resolutions",
@@ -65,6 +67,7 @@ COMMANDS: tuple[type[Any], ...] = (
     LogitEval,
     Plot,
     Queries,
+    MakeWorld,
 )
 
 
