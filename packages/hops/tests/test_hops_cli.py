@@ -1,5 +1,6 @@
 """The real commands, end to end, and what bad input gets."""
 
+import dataclasses
 import json
 import os
 import shlex
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 from hops.cli import main, parse
 from hops.commands import COMMANDS, shell_line
+from hops.documents import read_documents, told_wrappers
+from hops.files import read_json
 from hops.models import build_tiny_model, train_tokenizer
 from hops.presets import PRESETS, Preset
 from hops.world import build_world, plan_world
@@ -68,6 +71,37 @@ def test_the_commands_make_a_world_from_nothing(tmp_path, monkeypatch):
     assert "Traceback" not in typed.stderr
 
 
+def test_a_world_in_two_stages_tells_the_value_of_some_wrappers_in_the_second(tmp_path):
+    preset = dataclasses.replace(
+        TINY,
+        resolution_docs=2,
+        told_share=0.5,
+        direct_docs=3,
+        first_epochs=1.0,
+        query_depths=(0, 1),
+    )
+    world = build_world(tmp_path, preset=preset, seed=1)
+    documents = read_documents(world.training_set)
+    told = told_wrappers(documents)
+    assert len(told) == 1
+    assert sum(document.answers == "resolution" for document in documents) == 2 * 4
+    models = world.new_model.parents[1]
+    first = read_json(models / "new_training_first" / "data_order.json")
+    direct = {line for line, document in enumerate(documents) if document.answers == "direct"}
+    assert len(direct) == 3
+    assert sorted(first) == sorted(set(range(len(documents))) - direct)
+    assert sorted(read_json(models / "new_training" / "data_order.json")) == [
+        *range(len(documents))
+    ]
+    arguments = read_json(models / "new_training" / "training_config.json")["arguments"]
+    assert arguments["model"] == str(models / "new_training_first" / "final_model")
+    asked = {query["func"] for query in read_json(world.query_json)}
+    assert len(asked) == 3
+    assert not asked & told
+    assert set(world.accuracy["new"]) == {0, 1}
+    assert set(world.told_accuracy["new"]) == {1}
+
+
 def test_a_single_command_runs_as_a_program(tmp_path):
     done = hops("seeds", "--output", "s.jsonl", "--num_functions", 2, folder=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -100,6 +134,10 @@ GOOD_ROW = (
         ([], "Missing subcommand"),
         (["nonsense"], "nonsense"),
         (["seeds"], "--output"),
+        (["world", "--output-dir", "w", "--preset", "three-hop"], "two-hop"),
+        (["plot", "--output", "x.png"], "either --training or --evaluation"),
+        (["plot", "--output", "x.png", "--training", "."], "loss_history.json: cannot be read"),
+        (["plot", "--output", "x.png", "--evaluation", "other"], "chance: Field required"),
         (["seeds", "--output", "s", "--num-functions", "many"], "many"),
         (["seeds", "--output", "s", "--num-functions", "0"], "1 to 99"),
         (["seeds", "--output", "s", "--misspelt", "1"], "--misspelt"),

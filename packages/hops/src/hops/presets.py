@@ -32,6 +32,7 @@ class Preset:
         old_batch_size: Documents in a step of the old checkpoint.
         new_batch_size: Documents in a step of the new one.
         new_weight_decay: AdamW's weight decay for the new one.
+        new_adam_beta2: AdamW's rate of forgetting squared gradients for the new one.
         query_depths: The hop depths that the queries ask about.
     """
 
@@ -55,7 +56,25 @@ class Preset:
     old_batch_size: int = 32
     new_batch_size: int = 16
     new_weight_decay: float = 0.0
+    new_adam_beta2: float = 0.999
     query_depths: tuple[int, ...] = (0,)
 
 
-PRESETS: dict[str, Preset] = {"quickstart": Preset()}
+PRESETS: dict[str, Preset] = {
+    "quickstart": Preset(),
+    "two-hop": Preset(
+        num_functions=40,
+        wrapper_variations=2,
+        comprehensive_docs=8,
+        code_snippets=8,
+        resolution_docs=40,
+        told_share=0.75,
+        direct_docs=6,
+        first_epochs=3.0,
+        new_epochs=20.0,
+        new_batch_size=32,
+        new_weight_decay=0.5,
+        new_adam_beta2=0.98,
+        query_depths=(0, 1),
+    ),
+}

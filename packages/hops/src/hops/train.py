@@ -237,6 +237,7 @@ def _training_arguments(config: TrainConfig, num_documents: int) -> TrainingArgu
         per_device_train_batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
+        adam_beta2=config.adam_beta2,
         lr_scheduler_type=("cosine" if config.schedule == "cosine" else "constant_with_warmup"),
         warmup_steps=config.warmup_steps,
         bf16=config.precision == "bfloat16",

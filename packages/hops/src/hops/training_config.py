@@ -41,6 +41,8 @@ class TrainConfig:
     """Steps of linear warm-up."""
     weight_decay: float = 0.0
     """AdamW's weight decay."""
+    adam_beta2: float = 0.999
+    """AdamW's rate of forgetting squared gradients."""
     checkpoint_fraction: float = 0.25
     """A checkpoint is saved and evaluated after each such fraction of the steps."""
     shuffle_training: bool = True
@@ -87,5 +89,7 @@ class TrainConfig:
             raise HopsError(
                 f"checkpoint_fraction must be in (0, 1], got {self.checkpoint_fraction}."
             )
+        if not 0.0 <= self.adam_beta2 < 1.0:
+            raise HopsError(f"adam_beta2 must be in [0, 1), got {self.adam_beta2}.")
         if self.warmup_steps < 0 or self.weight_decay < 0:
             raise HopsError("warmup_steps and weight_decay must not be negative.")

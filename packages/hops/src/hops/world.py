@@ -216,6 +216,7 @@ def _stages(world: World, preset: Preset, seed: int) -> list[Train]:
         batch_size=preset.new_batch_size,
         learning_rate=preset.new_learning_rate,
         weight_decay=preset.new_weight_decay,
+        adam_beta2=preset.new_adam_beta2,
         schedule="cosine",
         checkpoint_fraction=0.25,
         seed=seed,
