@@ -19,7 +19,7 @@ from if_query.command_line import parse
 from if_query.errors import InputError
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
-from utils.paraphrase_config import SHIPPED_DATA, given_arguments, one_line_errors
+from utils.paraphrase_config import SHIPPED_DATA, one_line_errors
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -54,9 +54,8 @@ class DatasetConfig:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Make the columns that are asked for."""
-    words = given_arguments(list(args) if args is not None else None)
     with one_line_errors():
-        make_data_set(parse(DatasetConfig, program="paraphrase_dataset.py", args=words))
+        make_data_set(parse(DatasetConfig, program="paraphrase_dataset.py", args=args))
 
 
 def make_data_set(config: DatasetConfig) -> None:
