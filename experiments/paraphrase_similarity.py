@@ -80,6 +80,7 @@ class Run:
             QUERY_COLUMNS,
             choose_samples,
             encode_turn,
+            num_positions,
             read_samples,
         )
         from if_query.models import load_model, load_tokenizer
@@ -102,6 +103,13 @@ class Run:
             )
         ]
         self.originals, self.queries = encoded
+        limit = num_positions(model)
+        longest = max(len(one.input_ids) for side in encoded for one in side)
+        if limit is not None and longest > limit:
+            raise InputError(
+                f"{config.model}: takes {limit} tokens, and a conversation has {longest}; "
+                f"pass --max-length {limit}"
+            )
         self.asked = [sample.turns[column].user for sample in self.samples]
         self.gradients = ExampleGradients(model)
         self.fingerprints = {
@@ -281,6 +289,8 @@ def analyze(config: AnalyzeConfig) -> None:
     from attribution.gradient_similarity.result_files import find_parts
     from utils.paraphrase_report import analyze_file, draw, print_summary, write_analysis
 
+    if config.seed < 0:
+        raise InputError(f"--seed: expected at least 0, got {config.seed}")
     done = {}
     for setting in config.setting:
         folder = config.output_dir / setting

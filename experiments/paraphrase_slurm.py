@@ -61,6 +61,8 @@ def main(args: Sequence[str] | None = None) -> None:
             raise InputError("--partition-start and --partition-end are chosen here; leave them")
         if config.hours <= 0 or (config.max_parallel is not None and config.max_parallel < 1):
             raise InputError("expected positive --hours and --max-parallel")
+        if config.cpus < 1 or config.memory_gb < 1 or config.gpus < 0:
+            raise InputError("expected positive --cpus and --memory-gb, and --gpus of at least 0")
         submit(config)
 
 
