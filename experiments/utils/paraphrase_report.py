@@ -51,19 +51,24 @@ def write_analysis(path: Path, results: Mapping[Path, Mapping[str, Any]]) -> Non
 def print_summary(results: Mapping[Path, Mapping[str, Any]]) -> None:
     """One row per file."""
     table = Table(title="share of queries whose true original ranks strictly first [95 %]")
-    for title in ("results", "full gradient", "BM25", "chance", "best tensor, other half"):
-        table.add_column(title, justify="left" if title == "results" else "right", overflow="fold")
-    for path, one in results.items():
-        best = one.get("best_tensor")
+    for title in ("setting", "gradients", "candidates"):
+        table.add_column(title, no_wrap=True)
+    for title in ("full gradient", "BM25", "chance", "best tensor, other half"):
+        table.add_column(title, justify="right", overflow="fold")
+    for one in results.values():
+        best, projected = one.get("best_tensor"), one["projection_fraction"]
+        unforced = one["candidates"] != "all" and not one["force_original"]
         table.add_row(
-            f"{path.parent.name}/{path.stem}",
+            one["setting"],
+            "whole" if projected is None else f"{projected:.3g} of them",
+            one["candidates"] + (", unforced" if unforced else ""),
             _interval(one["full_gradient"]),
             _interval(one["bm25"]),
             f"{one['chance']:.2f}",
             "" if best is None or best["held_out"] is None
-            else f"{best['held_out']:.2f} ({best['tensor']})",
+            else f"{best['held_out']:.2f} {best['tensor'].removesuffix('.weight')}",
         )  # fmt: skip
-    Console(width=120).print(table)
+    Console(width=150).print(table)
 
 
 def draw(path: Path, result: Mapping[str, Any]) -> None:
@@ -124,8 +129,8 @@ def _title(result: Mapping[str, Any]) -> str:
 
 def _draw_bars(axes: Any, estimates: Sequence[Mapping[str, float]]) -> None:
     means, lows, highs = ([one[name] for one in estimates] for name in ("mean", "low", "high"))
-    axes.barh(range(len(means)), means, color=FULL, alpha=0.6, height=0.6)
     places = range(len(means))
+    axes.barh(places, means, color=FULL, alpha=0.6, height=0.6)
     axes.hlines(places, lows, highs, color=FULL, lw=2)
     axes.set(xlim=(0, 1), xticks=(0, 0.5, 1), xlabel="accuracy")
 
