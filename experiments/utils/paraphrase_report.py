@@ -60,7 +60,7 @@ def print_summary(results: Mapping[Path, Mapping[str, Any]]) -> None:
         unforced = one["candidates"] != "all" and not one["force_original"]
         table.add_row(
             one["setting"],
-            "whole" if projected is None else f"{projected:.3g} of them",
+            "whole" if projected is None else f"projected, {projected:.3g}",
             one["candidates"] + (", unforced" if unforced else ""),
             _interval(one["full_gradient"]),
             _interval(one["bm25"]),
