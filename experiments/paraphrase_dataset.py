@@ -6,7 +6,7 @@ Command:   uv run experiments/paraphrase_dataset.py --dataset D --output data.js
                --dataset-type both --model M
 Result:    the data set with `paraphrased_messages` (user and assistant each rewritten) and
            `model_generated_messages` (the rewritten question with M's greedy answer)
-Run time:  that of the writer; its replies are kept beside the output and asked for only once
+Run time:  that of writer and model; replies are kept beside the output, each asked for only once
 """
 
 import json
@@ -19,7 +19,7 @@ from if_query.command_line import parse
 from if_query.errors import InputError
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
-from utils.paraphrase_config import SHIPPED_DATA, given_arguments, one_line_errors
+from utils.paraphrase_config import SHIPPED_DATA, one_line_errors
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -27,7 +27,7 @@ class DatasetConfig:
     """Rewrite samples, and have a model answer the rewritten questions."""
 
     output: Path
-    """JSONL file (a name that ends in .jsonl), or a folder for `datasets` to load."""
+    """JSONL file (a name that ends in .jsonl or .json), or a folder for `datasets` to load."""
     dataset_type: Literal["paraphrased", "model-generated", "both"] = "both"
     """Which column to make; model-generated needs the paraphrased one in the data set."""
     dataset: str = str(SHIPPED_DATA)
@@ -47,16 +47,15 @@ class DatasetConfig:
     device: str | None = None
     """Where local models run; CUDA where there is one by default."""
     replies: Path | None = None
-    """Replies of the writer, kept as JSONL; OUTPUT.replies.jsonl by default."""
+    """Replies of writer and model, kept as JSONL; OUTPUT's name with .replies.jsonl by default."""
     overwrite: bool = False
     """Replace an output file that is there."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Make the columns that are asked for."""
-    words = given_arguments(list(args) if args is not None else None)
     with one_line_errors():
-        make_data_set(parse(DatasetConfig, program="paraphrase_dataset.py", args=words))
+        make_data_set(parse(DatasetConfig, program="paraphrase_dataset.py", args=args))
 
 
 def make_data_set(config: DatasetConfig) -> None:
@@ -80,7 +79,7 @@ def make_data_set(config: DatasetConfig) -> None:
     if rewrites:
         samples = paraphrased(samples, make_writer(config, models), problems)
     if answers:
-        samples = answered(samples, local_writer(str(config.model), config, models), problems)
+        samples = answered(samples, make_answerer(config, models), problems)
     for number, found in problems.items():
         print(f"left out: sample {number}: {'; '.join(found)}")
     kept = [sample for sample in samples if sample.id not in problems]
@@ -128,13 +127,24 @@ def make_writer(config: DatasetConfig, models: dict[str, tuple[Any, Any]]) -> An
     name = config.writer_model or (config.model if config.writer == "local" else None)
     if name is None:
         raise InputError(f"the writer {config.writer} needs --writer-model")
-    path = config.replies or config.output.with_name(f"{config.output.stem}.replies.jsonl")
     writer = (
         AnthropicWriter(name, max_tokens=config.max_new_tokens)
         if config.writer == "anthropic"
         else local_writer(name, config, models)
     )
-    return CachedWriter(writer, path)
+    return CachedWriter(writer, replies_path(config))
+
+
+def make_answerer(config: DatasetConfig, models: dict[str, tuple[Any, Any]]) -> Any:
+    """The model that answers, with its replies kept beside the writer's."""
+    from attribution.paraphrases import CachedWriter
+
+    return CachedWriter(local_writer(str(config.model), config, models), replies_path(config))
+
+
+def replies_path(config: DatasetConfig) -> Path:
+    """Where replies are kept."""
+    return config.replies or config.output.with_name(f"{config.output.stem}.replies.jsonl")
 
 
 def local_writer(name: str, config: DatasetConfig, models: dict[str, tuple[Any, Any]]) -> Any:

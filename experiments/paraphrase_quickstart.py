@@ -19,8 +19,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
 from hops.errors import HopsError
+from if_query.command_line import parse
 from if_query.errors import InputError
 from rich.console import Console
 from utils.paraphrase_config import SHIPPED_DATA, one_line_errors
@@ -146,6 +146,6 @@ def train_tiny_model(config: Config) -> str:
 
 
 if __name__ == "__main__":
-    arguments = tyro.cli(Config, description=__doc__)
     with one_line_errors():
-        main(arguments)
+        about = (__doc__ or "").partition("\n\nCommand:")[0]
+        main(parse(Config, program="paraphrase_quickstart.py", description=about))

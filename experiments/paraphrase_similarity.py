@@ -11,40 +11,56 @@ Expected:  paraphrase_quickstart.py runs all of it on a tiny model; see packages
 Run time:  bench_paraphrase.py measures its parts
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from if_query.command_line import parse
 from if_query.errors import InputError
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
-from utils.paraphrase_config import SimilarityConfig, given_arguments, one_line_errors
+from utils.paraphrase_config import SimilarityConfig, one_line_errors
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class ResultsConfig:
-    """Merge the parts of results, or analyse whole results."""
+class OriginalsConfig(SimilarityConfig):
+    """Compute and cache the gradients of this partition's originals, and compare nothing."""
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class CombineConfig:
+    """Merge the parts of results that partitions wrote; refuses what is missing or overlaps."""
 
     output_dir: Path = Path("results/paraphrase")
     """Folder of results."""
-    setting: tuple[str, ...] = ("paraphrased", "model-generated")
+    setting: tuple[Literal["paraphrased", "model-generated"], ...] = (
+        "paraphrased",
+        "model-generated",
+    )
     """Which of them."""
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class AnalyzeConfig(CombineConfig):
+    """Accuracies of all whole results, with BM25 beside them, and figures."""
+
     seed: int = 42
     """Seed of the halves that a selection is chosen on and reported on, and of intervals."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command that the arguments ask for."""
-    words = given_arguments(list(args) if args is not None else None)
+    words = list(sys.argv[1:] if args is None else args)
     program = "paraphrase_similarity.py"
     with one_line_errors():
         if words[:1] == ["combine"]:
-            combine(parse(ResultsConfig, program=f"{program} combine", args=words[1:]))
+            combine(parse(CombineConfig, program=f"{program} combine", args=words[1:]))
         elif words[:1] == ["analyze"]:
-            analyze(parse(ResultsConfig, program=f"{program} analyze", args=words[1:]))
+            analyze(parse(AnalyzeConfig, program=f"{program} analyze", args=words[1:]))
         elif words[:1] == ["originals"]:
-            Run(parse(SimilarityConfig, program=program, args=words[1:])).originals_only()
+            config = parse(OriginalsConfig, program=f"{program} originals", args=words[1:])
+            Run(config).originals_only()
         else:
             Run(parse(SimilarityConfig, program=program, args=words)).similarities()
 
@@ -64,6 +80,7 @@ class Run:
             QUERY_COLUMNS,
             choose_samples,
             encode_turn,
+            num_positions,
             read_samples,
         )
         from if_query.models import load_model, load_tokenizer
@@ -86,6 +103,13 @@ class Run:
             )
         ]
         self.originals, self.queries = encoded
+        limit = num_positions(model)
+        longest = max(len(one.input_ids) for side in encoded for one in side)
+        if limit is not None and longest > limit:
+            raise InputError(
+                f"{config.model}: takes {limit} tokens, and a conversation has {longest}; "
+                f"pass --max-length {limit}"
+            )
         self.asked = [sample.turns[column].user for sample in self.samples]
         self.gradients = ExampleGradients(model)
         self.fingerprints = {
@@ -244,7 +268,7 @@ def _is_finished(path: Path, arguments: dict[str, Any], config: SimilarityConfig
     return True
 
 
-def combine(config: ResultsConfig) -> None:
+def combine(config: CombineConfig) -> None:
     """Merge the parts that are there."""
     from attribution.gradient_similarity.result_files import (
         combine_parts,
@@ -260,11 +284,13 @@ def combine(config: ResultsConfig) -> None:
         print(f"wrote {whole}")
 
 
-def analyze(config: ResultsConfig) -> None:
+def analyze(config: AnalyzeConfig) -> None:
     """Accuracies of every whole file of results, BM25 beside them; a figure for inner products."""
     from attribution.gradient_similarity.result_files import find_parts
     from utils.paraphrase_report import analyze_file, draw, print_summary, write_analysis
 
+    if config.seed < 0:
+        raise InputError(f"--seed: expected at least 0, got {config.seed}")
     done = {}
     for setting in config.setting:
         folder = config.output_dir / setting

@@ -21,7 +21,7 @@ from if_query.command_line import parse
 from if_query.errors import InputError
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
-from utils.paraphrase_config import SimilarityConfig, given_arguments, one_line_errors
+from utils.paraphrase_config import SimilarityConfig, one_line_errors
 
 SCRIPT = Path(__file__).with_name("paraphrase_similarity.py")
 
@@ -54,14 +54,15 @@ class SlurmConfig(SimilarityConfig):
 
 def main(args: Sequence[str] | None = None) -> None:
     """Submit, run or print the jobs."""
-    words = given_arguments(list(args) if args is not None else None)
     with one_line_errors():
-        config = parse(SlurmConfig, program="paraphrase_slurm.py", args=words)
+        config = parse(SlurmConfig, program="paraphrase_slurm.py", args=args)
         config.check()
         if config.partition_start is not None:
             raise InputError("--partition-start and --partition-end are chosen here; leave them")
         if config.hours <= 0 or (config.max_parallel is not None and config.max_parallel < 1):
             raise InputError("expected positive --hours and --max-parallel")
+        if config.cpus < 1 or config.memory_gb < 1 or config.gpus < 0:
+            raise InputError("expected positive --cpus and --memory-gb, and --gpus of at least 0")
         submit(config)
 
 

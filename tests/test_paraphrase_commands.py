@@ -242,6 +242,7 @@ def test_a_cache_of_another_model_or_other_data_is_refused(
         ("--candidates bm25:one", "candidates all or bm25:N"),
         ("--sample-size 0", "between 1 and 8"),
         ("--sample-size 9", "between 1 and 8"),
+        ("--sample-size 3 --seed -1", "seed of at least 0, got -1"),
         ("--setting model-generated", "paraphrase_dataset.py --dataset-type model-generated"),
         ("--max-length 3", "no token of its answer is left"),
         ("--device tpu7", "device tpu7"),
@@ -273,6 +274,41 @@ def test_bad_lines_of_the_data_are_named(start, data, capsys, line, part):
 def test_nothing_to_combine_or_to_analyse_is_one_line(scripts, tmp_path, capsys):
     for verb, part in (("combine", "no parts"), ("analyze", "no results")):
         refused(capsys, lambda v=verb: scripts.similarity([v, "--output-dir", str(tmp_path)]), part)
+    refused(capsys, lambda: scripts.similarity(["combine", "--setting", "none"]), "'none'")
+    refused(capsys, lambda: scripts.similarity(["analyze", "--seed", "-1"]), "at least 0, got -1")
+
+
+def test_a_conversation_longer_than_the_models_positions_is_one_line(
+    scripts, make_model_folder, tmp_path, capsys
+):
+    rows = [{"id": key, "messages": turn(f"What is {topic}?", "it " * 70),
+             "paraphrased_messages": turn("Explain it.", f"A {topic}.")}
+            for key, topic in enumerate(TOPICS)]  # fmt: skip
+    data = write(tmp_path / "long.jsonl", rows)
+    flags = f"--model {make_model_folder('gpt2')} --dataset {data} --output-dir {tmp_path / 'out'}"
+    refused(capsys, lambda: scripts.similarity(flags.split()), "takes 64 tokens", "--max-length 64")
+    assert not (tmp_path / "out").exists()
+    scripts.similarity([*flags.split(), "--max-length", "64", "--candidates", "bm25:2"])
+    assert "8 gradients of queries" in capsys.readouterr().out
+
+
+def test_answers_end_where_the_models_positions_do(scripts, make_model_folder, tmp_path, capsys):
+    rows = [{"id": key, "messages": turn("a", "b"), "paraphrased_messages": turn(question, "c")}
+            for key, question in enumerate(["What is it?", "it " * 20])]  # fmt: skip
+    data, output = write(tmp_path / "data.jsonl", rows), tmp_path / "out.jsonl"
+    flags = f"--model {make_model_folder('gpt2')} --dataset {data} --output {output}".split()
+    flags += ["--dataset-type", "model-generated", "--max-new-tokens", "1000"]
+    scripts.dataset(flags)
+    assert "wrote" in capsys.readouterr().out
+    replies = (tmp_path / "out.replies.jsonl").read_bytes()
+    assert len(replies.splitlines()) == 2
+    scripts.dataset([*flags, "--overwrite"])
+    assert (tmp_path / "out.replies.jsonl").read_bytes() == replies  # no answer is asked for twice
+    rows[1]["paraphrased_messages"] = turn("it " * 90, "c")
+    write(data, rows)
+    refused(
+        capsys, lambda: scripts.dataset([*flags, "--overwrite"]), "leaves no room for an answer"
+    )
 
 
 # The data set -------------------------------------------------------------------------------------
@@ -431,6 +467,9 @@ def test_a_dry_run_prints_the_sbatch_files_and_submits_nothing(
         ("--partition-start 0 --partition-end 3 --dry-run", "are chosen here"),
         ("--projection-fraction 2 --dry-run", "projection fraction in (0, 1]"),
         ("--max-parallel 0 --dry-run", "--max-parallel"),
+        ("--cpus 0 --dry-run", "--cpus"),
+        ("--memory-gb 0 --dry-run", "--memory-gb"),
+        ("--gpus -1 --dry-run", "--gpus"),
         ("--num-partitions 2", "no srun here"),
     ],
 )

@@ -1,6 +1,5 @@
 """Arguments that paraphrase_similarity.py and paraphrase_slurm.py share; loads no torch."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -31,7 +30,7 @@ class SimilarityConfig:
     setting: Literal["paraphrased", "model-generated"] = "paraphrased"
     """Queries: both sides rewritten, or the model's own answer to the rewritten question."""
     computation_type: Literal["gradient-similarity", "dot-product"] = "gradient-similarity"
-    """Cosines of whole gradients, or inner products by parameter (which `analyze` needs)."""
+    """One cosine of whole gradients, or inner products by parameter, which `analyze` splits up."""
     use_random_projection: bool = False
     """Compare random projections of the gradients."""
     projection_fraction: tuple[float, ...] = (0.01, 0.05)
@@ -130,8 +129,3 @@ def one_line_errors() -> Iterator[None]:
             yield
         except AttributionError as error:
             raise InputError(str(error)) from error
-
-
-def given_arguments(args: list[str] | None) -> list[str]:
-    """The arguments of the process where none are given."""
-    return sys.argv[1:] if args is None else args

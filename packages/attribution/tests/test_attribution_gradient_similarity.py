@@ -1,8 +1,10 @@
 """Gradients and their inner products against autograd on the concatenated gradient, in float64."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -270,6 +272,20 @@ def test_a_projection_has_the_width_asked_for_and_names_draw_differently() -> No
             TensorProjection("a", 10, fraction, 0)
 
 
+def test_projections_draw_from_seeds_that_are_the_same_in_every_process() -> None:
+    """Python's own hashes of texts are others in each; the numbers are from another process."""
+    assert tensor_seed("a", 42) == 790_303_321
+    assert tensor_seed("model.layers.0.mlp.up_proj.weight", 7) == 1_421_630_619
+    torch.manual_seed(77)
+    state = torch.random.get_rng_state()
+    x = torch.arange(3000.0)
+    y = TensorProjection("a", 3000, 0.01, 42)(x)
+    assert torch.equal(state, torch.random.get_rng_state())
+    torch.manual_seed(78)
+    assert torch.equal(TensorProjection("a", 3000, 0.01, 42)(x), y)
+
+
+@pytest.mark.slow  # another process imports torch once more
 def test_projections_are_the_same_in_another_process_and_draw_from_no_global_state() -> None:
     code = (
         "import torch\n"
@@ -394,6 +410,30 @@ def test_a_killed_run_leaves_whole_gradients_and_the_next_one_computes_the_other
     store_originals(gradients, originals, [Representation(None, store)], work=work)
     assert work.original_gradients == 2
     assert torch.equal(store.read(3), gradients(originals[3]))
+
+
+def test_what_a_killed_process_had_begun_is_removed_once_nobody_writes_to_it(
+    tmp_path: Path,
+) -> None:
+    layout = FlatLayout({"a": 40})
+    GradientStore(tmp_path, layout, {}).write(3, layout.new_vector())
+    old, new, others = (
+        tmp_path / f".{name}.tmp" for name in ("original_7.npy.x", "original_8.npy.y", "note")
+    )
+    for path, minutes in ((old, 61), (new, 59), (others, 61)):
+        path.write_bytes(b"half")
+        written = time.time() - 60 * minutes
+        os.utime(path, (written, written))
+    store = GradientStore(tmp_path, layout, {})
+    assert not old.exists()
+    assert new.exists()
+    assert others.exists()
+    assert 3 in store
+    os.utime(new, (0, 0))
+    store.write(7, layout.new_vector())
+    assert new.exists()  # a file replaces what was begun of itself, and nothing else
+    store.write(8, layout.new_vector())
+    assert not new.exists()
 
 
 def test_a_store_of_another_model_data_or_layout_is_refused(tmp_path: Path) -> None:

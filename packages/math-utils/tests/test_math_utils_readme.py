@@ -1,13 +1,15 @@
-"""The README's examples run and print what it says; so does the quick start that was promised."""
+"""Examples run and print what they say; so does the quick start that was promised."""
 
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from math_utils import contrastive, curvature
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+DOCUMENTS = README + curvature.__doc__ + contrastive.__doc__
+EXAMPLES = re.findall(r"```python\n(.*?)```", DOCUMENTS, flags=re.DOTALL)
 
 QUICK_START = """
 from math_utils.influence import (
@@ -20,7 +22,7 @@ influence = calculator.compute_influence(train_loader, probe_loader)      # [num
 
 
 @pytest.mark.parametrize("code", EXAMPLES, ids=["influence", "curvature", "contrastive"])
-def test_an_example_in_the_readme_runs_as_printed(code, capsys):
+def test_an_example_in_the_readme_or_in_a_docstring_runs_as_printed(code, capsys):
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
     said = re.findall(r"print\(.*?\)\s+# (torch\.Size\(\[\d+, \d+\]\))", code)
     assert said
@@ -33,3 +35,7 @@ def test_the_quick_start_of_influence_runs_word_for_word():
     expected = names.pop("influence")
     exec(QUICK_START, names)
     assert torch.equal(names["influence"], expected)
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) < 150

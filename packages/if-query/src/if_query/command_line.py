@@ -20,16 +20,23 @@ T = TypeVar("T")
 _BOX = re.compile(r"^[╭│╰]\s?|\s*[│╮╯]$")
 
 
-def parse(config_type: type[T], *, program: str, args: Sequence[str] | None = None) -> T:
+def parse(
+    config_type: type[T],
+    *,
+    program: str,
+    args: Sequence[str] | None = None,
+    description: str | None = None,
+) -> T:
     """Read a configuration from the command line.
 
     Every field is a flag, with hyphens or underscores. ``--config FILE.yaml`` gives fields first;
     flags beside it win.
 
     Args:
-        config_type: a pydantic dataclass.
+        config_type: a dataclass; pydantic's where values need checks of their own.
         program: the command's name, for its help.
         args: the arguments; those of the process by default.
+        description: what its help begins with; the class's docstring by default.
 
     Returns:
         The configuration.
@@ -42,7 +49,7 @@ def parse(config_type: type[T], *, program: str, args: Sequence[str] | None = No
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(config_type, prog=program, args=given)
+            return tyro.cli(config_type, prog=program, description=description, args=given)
     except SystemExit as leaving:
         if not leaving.code:
             raise

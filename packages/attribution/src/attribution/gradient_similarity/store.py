@@ -1,9 +1,11 @@
 """Gradients of originals on disk, each computed once for all queries, settings and processes."""
 
 import contextlib
+import glob
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,13 +19,16 @@ from attribution.errors import AttributionError
 from attribution.gradient_similarity.layout import FlatLayout
 
 MANIFEST = "manifest.json"
+ABANDONED_AFTER = 3600.0
+"""Seconds without a write after which a temporary file is that of a killed process."""
 
 
 class GradientStore:
     """A folder with one ``.npy`` file per original and a manifest of what they are gradients of.
 
     A file has its name only once it is whole, so a killed run leaves whole gradients, which the
-    next run takes, and several processes may fill one folder.
+    next run takes, and several processes may fill one folder. What a killed run had begun to write
+    is removed when the folder is next opened, an hour later or more.
 
     Args:
         folder: made if it is missing.
@@ -48,6 +53,7 @@ class GradientStore:
         manifest = folder / MANIFEST
         if manifest.is_file():
             _compare(folder, _read_manifest(manifest), expected)
+            _remove_abandoned(folder, ".original_*.npy.*.tmp")
             return
         if folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
             raise AttributionError(
@@ -96,7 +102,11 @@ class GradientStore:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path``, of this process alone; renamed if all went well."""
+    """A temporary file beside ``path``, of this process alone; renamed if all went well.
+
+    Older ones, which killed processes left of the same path, are removed.
+    """
+    _remove_abandoned(path.parent, f".{glob.escape(path.name)}.*.tmp")
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
@@ -110,6 +120,14 @@ def replacing(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.filename is None and error.errno is not None:
             raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
         raise
+
+
+def _remove_abandoned(folder: Path, pattern: str) -> None:
+    """Remove temporary files that nobody writes to; another process may be removing them too."""
+    for temporary in folder.glob(pattern):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - temporary.stat().st_mtime > ABANDONED_AFTER:
+                temporary.unlink()
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

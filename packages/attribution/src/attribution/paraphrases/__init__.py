@@ -1,7 +1,13 @@
 """Samples and their paraphrases: reading, writing, checking and encoding them."""
 
 from attribution.paraphrases.candidates import CandidateRule, choose_candidates
-from attribution.paraphrases.chat import encode_prompt, encode_turn, prompt_text, response_text
+from attribution.paraphrases.chat import (
+    encode_prompt,
+    encode_turn,
+    num_positions,
+    prompt_text,
+    response_text,
+)
 from attribution.paraphrases.checks import is_translated, paraphrase_problems
 from attribution.paraphrases.samples import (
     QUERY_COLUMNS,
@@ -37,6 +43,7 @@ __all__ = [
     "encode_prompt",
     "encode_turn",
     "is_translated",
+    "num_positions",
     "paraphrase",
     "paraphrase_problems",
     "prompt_text",

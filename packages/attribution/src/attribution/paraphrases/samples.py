@@ -19,6 +19,7 @@ QUERY_COLUMNS: dict[Setting, Column] = {
     "paraphrased": "paraphrased_messages",
     "model-generated": "model_generated_messages",
 }
+_JSON_SUFFIXES = (".jsonl", ".json")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def read_samples(source: str, *, required: Sequence[Column] = ("messages",)) -> 
             repeats or a column that is missing; names the row.
     """
     path = Path(source)
-    if path.suffix in (".jsonl", ".json") or path.is_file():
+    if path.suffix in _JSON_SUFFIXES or path.is_file():
         rows = _read_jsonl(path)
     else:
         rows = _read_data_set(source)
@@ -96,10 +97,13 @@ def choose_samples(samples: Sequence[Sample], size: int | None, *, seed: int) ->
     """A random choice without replacement, in the order given; all where ``size`` is None.
 
     Raises:
-        AttributionError: if there are not so many samples, or none is asked for.
+        AttributionError: if there are not so many samples, none is asked for, or the seed is
+            negative.
     """
     if size is None:
         return list(samples)
+    if seed < 0:
+        raise AttributionError(f"expected a seed of at least 0, got {seed}")
     if not 1 <= size <= len(samples):
         raise AttributionError(
             f"expected a sample size between 1 and {len(samples)}, the number of samples, "
@@ -110,7 +114,7 @@ def choose_samples(samples: Sequence[Sample], size: int | None, *, seed: int) ->
 
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> None:
-    """Write samples: JSONL where the name ends so, otherwise a folder that ``datasets`` reads.
+    """Write JSONL where the name ends in .jsonl or .json, otherwise a folder of ``datasets``.
 
     The file is the old one or the new one, never half of one; a folder must not exist yet.
 
@@ -119,7 +123,7 @@ def write_samples(path: Path, samples: Iterable[Sample]) -> None:
     """
     rows = [sample.row() for sample in samples]
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".jsonl":
+    if path.suffix in _JSON_SUFFIXES:
         with replacing(path) as temporary:
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             temporary.write_text("".join(lines), encoding="utf-8")

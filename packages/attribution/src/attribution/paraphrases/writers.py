@@ -10,7 +10,7 @@ import torch
 
 from attribution.errors import AttributionError
 from attribution.modes import evaluation_mode
-from attribution.paraphrases.chat import encode_prompt
+from attribution.paraphrases.chat import encode_prompt, num_positions
 from attribution.paraphrases.samples import Turn
 
 _USER_REQUEST = (
@@ -65,8 +65,20 @@ class LocalWriter:
         return f"{self._name}, greedy, {self.max_new_tokens} tokens"
 
     def reply(self, request: str) -> str:
-        """The greedy answer, without special tokens."""
-        ids = torch.tensor([encode_prompt(self.tokenizer, request)], device=self.model.device)
+        """The greedy answer, without special tokens; it ends where the model's positions do.
+
+        Raises:
+            AttributionError: if the request leaves no position for an answer.
+        """
+        prompt = encode_prompt(self.tokenizer, request)
+        limit = num_positions(self.model)
+        room = self.max_new_tokens if limit is None else limit - len(prompt)
+        if room < 1:
+            raise AttributionError(
+                f"a request of {len(prompt)} tokens leaves no room for an answer in the model's "
+                f"{limit} positions: {request[:40]!r}…"
+            )
+        ids = torch.tensor([prompt], device=self.model.device)
         end = self.tokenizer.eos_token_id
         pad = self.tokenizer.pad_token_id
         with evaluation_mode(self.model), torch.no_grad():
@@ -74,7 +86,7 @@ class LocalWriter:
                 ids,
                 attention_mask=torch.ones_like(ids),
                 do_sample=False,
-                max_new_tokens=self.max_new_tokens,
+                max_new_tokens=min(room, self.max_new_tokens),
                 pad_token_id=end if pad is None else pad,
             )
         text: str = self.tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)

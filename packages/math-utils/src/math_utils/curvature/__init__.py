@@ -1,5 +1,31 @@
 """Fisher information of linear maps: identity, diagonal, K-FAC and EK-FAC, and its inverse.
 
+```python
+import torch
+from math_utils.capture import frozen
+from math_utils.curvature import Damping, collect_queries, fit_curvature, score_batch
+from math_utils.language_modeling import TokenBatch
+from math_utils.linear_maps import find_linear_maps
+
+model = torch.nn.Sequential(torch.nn.Embedding(50, 8), torch.nn.Linear(8, 50))
+ids = [[1, 2, 3, 4], [5, 6, 7], [1, 2, 3, 9]]
+batch = TokenBatch.collate(ids, ids, example_keys=range(3))
+
+
+def objective(model, batch):  # loss of each example: summed over its labels, in nats
+    logits = model(batch.input_ids)[:, :-1].transpose(1, 2)
+    targets = batch.labels[:, 1:]  # -100, which is ignored, on padding and prompts
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="none").sum(dim=1)
+
+
+maps = find_linear_maps(model, lambda name: name == "1")
+factors = fit_curvature(model, maps, [batch], objective)
+with frozen(model):
+    queries, losses = collect_queries(model, maps, [batch], objective, factors, Damping())
+    scores = score_batch(model, maps, batch, objective, queries).total
+print(scores.shape)  # torch.Size([3, 3]), [query, train], positive = helpful
+```
+
 Sources: Martens and Grosse 2015 (arXiv 1503.05671) for K-FAC; George et al. 2018
 (arXiv 1806.03884) for EK-FAC; Grosse et al. 2023 (arXiv 2308.03296) for influence with it.
 """
