@@ -22,7 +22,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 ARCHITECTURES = ["olmo2", "llama", "qwen3", "gpt_neox", "gpt2"]
-POOLINGS: tuple[SpanPooling, ...] = ("last", "span", "text")
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 LAST = 3  # of the tiny models
 
@@ -81,8 +80,10 @@ def naive_gradient(
     return gradient[0]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize(
+    ("architecture", "pooling"),
+    [*((name, "span") for name in ARCHITECTURES), ("olmo2", "last"), ("gpt2", "text")],
+)
 def test_changes_are_the_differences_of_each_text_alone(
     make_checkpoints: Callable[..., Checkpoints],
     examples: list[Example],
@@ -165,7 +166,7 @@ def test_padding_and_the_token_after_the_last_target_carry_no_gradient(
 
 @pytest.mark.parametrize(
     ("architecture", "objective"),
-    [*((name, "loss") for name in ARCHITECTURES), ("olmo2", "margin"), ("gpt2", "margin")],
+    [*((name, "loss") for name in ARCHITECTURES), ("gpt2", "margin")],
 )
 def test_integrated_gradients_sum_to_the_change_of_the_loss_as_the_steps_shrink(
     make_checkpoints: Callable[..., Checkpoints],
@@ -191,20 +192,20 @@ def test_integrated_gradients_sum_to_the_change_of_the_loss_as_the_steps_shrink(
             plain = objective_per_example(pair.new, run_decoder(pair.new, batch), batch, objective)
         torch.testing.assert_close(after, plain, **CLOSE)  # L(h_new) is the new model's own loss
         assert (after - before).abs().min() > 1e-4
-        errors = []
-        for num_steps in (8, 16, 32):
-            summed = integrate(
-                pair.new, batch, layer, start, end, num_steps, objective=objective
-            ).sum(dim=(1, 2))
-            errors.append(float((summed - (after - before)).abs().max()))
+        coarse, fine = (
+            integrate(pair.new, batch, layer, start, end, num_steps, objective=objective)
+            .sum(dim=(1, 2))
+            .sub(after - before)
+            for num_steps in (8, 16)
+        )
         scale = float((after - before).abs().max())
         if objective == "loss":
-            # Smooth, so that the midpoint rule is of second order: a quarter each time.
-            assert errors[1] < errors[0] / 3.5
-            assert errors[2] < errors[1] / 3.5
-            assert errors[2] < 1e-3 * scale
+            # Smooth, so that the midpoint rule is of second order: half the step, a quarter of the
+            # error. What is left when that is taken out is of fourth order.
+            assert fine.abs().max() < coarse.abs().max() / 3.5
+            assert (4 * fine - coarse).abs().max() / 3 < 1e-4 * scale
         else:  # not smooth where the best other token changes, which costs part of one step
-            assert errors[2] < 0.03 * scale
+            assert fine.abs().max() < 0.05 * scale
 
 
 def test_pooled_integrated_gradients_are_those_of_each_text_and_do_not_depend_on_batches(
