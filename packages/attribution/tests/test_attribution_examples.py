@@ -24,6 +24,7 @@ def test_targets_are_the_whole_text_or_the_answer() -> None:
     answer = Example.answer([4, 5], [6, 7])
     assert answer == Example((4, 5, 6, 7), (2, 4))
     assert answer.labels == [IGNORED_LABEL, IGNORED_LABEL, 6, 7]
+    assert Example((4, 5, 6, 7), (1, 2)).labels == [IGNORED_LABEL, 5, IGNORED_LABEL, IGNORED_LABEL]
     batch = collate([answer, Example.whole_text([8, 9])], "left")
     assert batch.label_positions().tolist() == [
         [False, True, True, False],

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,9 +26,12 @@ from attribution.methods import (
 from attribution.pooling import SpanPooling
 from attribution.scoring import ScoreOptions
 from attribution.vectors import VectorOptions
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 ARCHITECTURES = ["olmo2", "llama", "qwen3", "gpt_neox", "gpt2"]
 LAST, HIDDEN = 3, 12
@@ -125,10 +129,15 @@ def test_a_checkpoint_has_not_changed_from_itself_and_no_score_is_nan(
     model = make_checkpoints().old
     same = Checkpoints(model, model)
     assert (state_changes(same, examples).values == 0).all()
-    message = "is zero and has no cosine" if method != "patch" else "both checkpoints have the same"
-    with pytest.raises(AttributionError, match=message):
+    with pytest.raises(AttributionError, match="example 0, layer 1: its .* is zero and has no"):
         METHODS[method](same, examples, QUERIES)
-    if method != "patch":
+    if method == "patch":
+        masks = torch.ones(3, 1, HIDDEN, dtype=torch.bool)
+        with pytest.raises(
+            AttributionError, match="query 0: both checkpoints have the same margin"
+        ):
+            patching_scores(same, masks, QUERIES, (1, 2, 3))
+    else:
         dots = METHODS[method](same, examples, QUERIES, scoring=ScoreOptions("dot"))
         assert (dots == 0).all()
 
@@ -261,6 +270,27 @@ def test_the_share_of_dimensions_is_rounded_up_and_ties_go_by_index() -> None:
     for percentile in (0.0, -1.0, 100.1, float("nan")):
         with pytest.raises(AttributionError, match="expected a percentile"):
             largest_dimensions(values, percentile)
+
+
+def test_the_readme_runs(make_checkpoints: Callable[..., Checkpoints]) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    code = readme.split("```py\n")[1].split("```")[0]
+    core = Tokenizer(WordLevel({"<eos>": 0, "the": 1, "river": 2, "5": 3}, unk_token="the"))
+    core.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>")
+    pair = make_checkpoints("llama", torch.float32)
+    names: dict[str, Any] = {
+        "old_model": pair.old,
+        "new_model": pair.new,
+        "old_tokenizer": tokenizer,
+        "new_tokenizer": tokenizer,
+        "texts": ["the river 5", "5 the", "river"],
+        "prompts": ["the river", "5"],
+        "answers": ["5", "the river"],
+    }
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["scores"].shape == (2, 3)
+    assert names["scores"].isfinite().all()
 
 
 def test_heads_with_a_bias_and_unfit_queries_are_refused(

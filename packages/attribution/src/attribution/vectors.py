@@ -56,15 +56,15 @@ class LayerVectors:
         return self
 
     def check_nonzero(self) -> None:
-        """Refuse a vector that is zero: it has no direction, so its cosine would be NaN.
+        """Refuse a vector that is zero: its cosine would be NaN, and no dimension is its largest.
 
         Raises:
             AttributionError: naming the first such example and its layer.
         """
         self._refuse(
             (self.values == 0).all(dim=-1),
-            "is zero and has no cosine; compare two different checkpoints, leave out layers that "
-            "training did not change, or use dot products",
+            "is zero and has no direction; compare two different checkpoints, and leave out layers "
+            "that training did not change",
         )
 
     def _refuse(self, bad: Tensor, why: str) -> None:

@@ -91,12 +91,13 @@ def causal_patching(
         of the change. (For a query that training made worse, that is the way down.)
 
     Raises:
-        AttributionError: on unfit examples, layers or options, a head with a bias, or a query
-            whose margin did not change.
+        AttributionError: on unfit examples, layers or options, a document whose attribution is
+            zero, a head with a bias, or a query whose margin did not change.
     """
     attributions = weighted_changes(
         checkpoints, documents, vectors, objective=objective, num_steps=num_steps
     )
+    attributions.check_nonzero()
     masks = largest_dimensions(attributions.values, patch.percentile)
     return aggregate_layers(
         patching_scores(checkpoints, masks, queries, attributions.layers, patch), aggregation
