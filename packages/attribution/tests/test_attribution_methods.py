@@ -129,7 +129,7 @@ def test_a_checkpoint_has_not_changed_from_itself_and_no_score_is_nan(
     model = make_checkpoints().old
     same = Checkpoints(model, model)
     assert (state_changes(same, examples).values == 0).all()
-    with pytest.raises(AttributionError, match="example 0, layer 1: its .* is zero and has no"):
+    with pytest.raises(AttributionError, match=r"example 0, layer 1: its .* is zero and has no"):
         METHODS[method](same, examples, QUERIES)
     if method == "patch":
         masks = torch.ones(3, 1, HIDDEN, dtype=torch.bool)
