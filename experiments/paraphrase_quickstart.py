@@ -6,7 +6,7 @@ hand-written paraphrase, or of the model's own answer to the rewritten question,
 Command:   uv run experiments/paraphrase_quickstart.py
 Result:    a table on the screen; results and figures under results/paraphrase_quickstart/
 Expected:  paraphrases are found a little more often than by chance and less often than by BM25: a
-           model this small knows no synonyms. The README of attribution has the numbers
+           model this small knows no synonyms. paraphrases.md beside this file has the numbers
 Run time:  under 5 minutes on two CPU cores
 
     --epochs N        how long the model trains on the samples

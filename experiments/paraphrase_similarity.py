@@ -7,7 +7,7 @@ Command:   uv run experiments/paraphrase_similarity.py --model M --computation-t
            uv run experiments/paraphrase_similarity.py analyze
 Result:    JSON under results/paraphrase/SETTING/, query id → candidate id → value, and with
            `analyze` accuracies in analysis.json and a figure
-Expected:  paraphrase_quickstart.py runs all of it on a tiny model; see packages/attribution/README
+Expected:  paraphrase_quickstart.py runs all of it on a tiny model; see paraphrases.md
 Run time:  bench_paraphrase.py measures its parts
 """
 

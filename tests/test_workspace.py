@@ -77,6 +77,7 @@ def commands_in(document: Path) -> list[str]:
 
 
 DOCUMENTS = ["README.md", "CLAUDE.md", *(f"packages/{member}/README.md" for member in MEMBERS)]
+DOCUMENTS.append("experiments/paraphrases.md")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

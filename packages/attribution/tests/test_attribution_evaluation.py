@@ -11,6 +11,7 @@ import pytest
 from attribution.evaluation import (
     average_precision,
     bootstrap_interval,
+    composition_at_k,
     evaluate_retrieval,
     ndcg,
     precision_at_k,
@@ -249,3 +250,60 @@ def test_a_bootstrap_of_nothing_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match="expected at least one value"):
             bootstrap_interval(values, generator=generator, **options)
+
+
+def test_with_groups_every_group_counts_the_same_and_is_drawn_whole() -> None:
+    generator = np.random.default_rng(2)
+    scores = generator.normal(size=(8, 12))
+    relevance = generator.random((8, 12)) < 0.4
+    relevance[:, 0], relevance[:, 1] = True, False
+    groups = ["<FN>", "<GN>", "<FN>", "<FN>", "<GN>", "<IN>", "<FN>", "<FN>"]
+    report = evaluate_retrieval(scores, relevance, groups=groups, seed=1)
+    single = evaluate_retrieval(scores, relevance, seed=1)
+    for name, metric in report.metrics.items():
+        values = single.metrics[name].per_query
+        assert np.array_equal(metric.per_query, values)
+        means = np.array([values[[0, 2, 3, 6, 7]].mean(), values[[1, 4]].mean(), values[5]])
+        assert metric.mean == pytest.approx(means.mean())
+        interval = bootstrap_interval(means, generator=np.random.default_rng(1))
+        assert (metric.low, metric.high) == pytest.approx(interval)
+    assert (report.num_groups, single.num_groups) == (3, None)
+    alone = evaluate_retrieval(scores, relevance, groups=list(range(8)), seed=1)
+    assert alone.to_dict()["metrics"] == single.to_dict()["metrics"]
+    with pytest.raises(ValueError, match="one group per query, got 7 for 8"):
+        evaluate_retrieval(scores, relevance, groups=groups[:7])
+
+
+def test_the_first_k_are_shared_out_among_the_categories() -> None:
+    # Ranked: wrapper, then base and distractor tied, then other, then wrapper.
+    scores = np.array([[5.0, 4.0, 4.0, 2.0, 1.0], [1.0, 2.0, 3.0, 4.0, 5.0]])
+    wrapper = np.array([[1, 0, 0, 0, 1], [1, 0, 0, 0, 1]], dtype=np.bool_)
+    base = np.array([[0, 1, 0, 0, 0], [0, 0, 0, 1, 0]], dtype=np.bool_)
+    distractor = np.array([[0, 0, 1, 0, 0], [0, 0, 1, 0, 0]], dtype=np.bool_)
+    categories = {"wrapper": wrapper, "base": base, "distractor": distractor}
+    for k, first, second in (
+        (1, [1, 0, 0, 0], [1, 0, 0, 0]),
+        (2, [1 / 2, 1 / 4, 1 / 4, 0], [1 / 2, 1 / 2, 0, 0]),
+        (4, [1 / 4, 1 / 4, 1 / 4, 1 / 4], [1 / 4, 1 / 4, 1 / 4, 1 / 4]),
+        (9, [2 / 5, 1 / 5, 1 / 5, 1 / 5], [2 / 5, 1 / 5, 1 / 5, 1 / 5]),
+    ):
+        found = composition_at_k(scores, categories, k)
+        assert list(found) == ["wrapper", "base", "distractor", "other"]
+        assert np.stack(list(found.values()), axis=1) == pytest.approx(np.array([first, second]))
+
+
+def test_unfit_categories_are_refused() -> None:
+    scores = np.zeros((2, 3))
+    none = np.zeros((2, 3), np.bool_)
+    some = none.copy()
+    some[1, 2] = True
+    for categories, k, message in (
+        ({"base": some, "wrapper": some}, 1, "query 1: training example 2 is in two categories"),
+        ({"base": none[:, :2]}, 1, r"category 'base': expected members of shape \(2, 3\)"),
+        ({"other": none}, 1, "no category called 'other'"),
+        ({"base": none}, 0, "at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            composition_at_k(scores, categories, k)
+    with pytest.raises(ValueError, match="query 1: the score of training example 2 is NaN"):
+        composition_at_k(np.where(some, np.nan, 0.0), {"base": none}, 1)

@@ -1,7 +1,7 @@
-"""Hidden states of a causal language model, one vector per text."""
+"""Hidden states of causal language models, one vector per text: of one model, or their change."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,7 +11,12 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from attribution.checkpoints import Checkpoints, check_examples, resolve_layers
+from attribution.decoder import run_decoder
+from attribution.examples import Example, over_batches
 from attribution.modes import evaluation_mode
+from attribution.pooling import pool, pooled_positions
+from attribution.vectors import DEFAULT_VECTORS, LayerVectors, VectorOptions
 
 Layer = Literal["last", "middle", "mean"]
 Pooling = Literal["last", "mean"]
@@ -114,3 +119,62 @@ def _check_finite(vectors: Float[Tensor, "text hidden"], order: Sequence[int]) -
             f"text {order[broken[0]]}: its hidden state is not finite; "
             "run the model in bfloat16 or float32"
         )
+
+
+def state_changes(
+    checkpoints: Checkpoints,
+    examples: Sequence[Example],
+    options: VectorOptions = DEFAULT_VECTORS,
+) -> LayerVectors:
+    """How training moved the hidden states of each example: Δh̄_ℓ = pool(h_ℓ^new − h_ℓ^old).
+
+    Both models read the same tokens. The mean of differences is the difference of means.
+
+    Args:
+        checkpoints: old and new.
+        examples: documents or queries.
+        options: layers, pooling and batches.
+
+    Returns:
+        The changes [layer, example, hidden]; exactly zero where the models agree.
+
+    Raises:
+        AttributionError: on no examples, unknown token ids or layers, or a state not finite.
+    """
+    check_examples(examples, checkpoints.new, "example")
+    layers = resolve_layers(options.layers, checkpoints.num_layers)
+
+    def changes(batch: TokenBatch) -> Float[Tensor, "layer batch hidden"]:
+        old, new = (
+            states_by_layer(model, batch, layers) for model in (checkpoints.old, checkpoints.new)
+        )
+        positions = pooled_positions(batch, options.pooling)
+        return torch.stack([pool(new[layer] - old[layer], positions) for layer in layers])
+
+    with evaluation_mode(checkpoints.old), evaluation_mode(checkpoints.new), torch.no_grad():
+        values = over_batches(
+            examples,
+            changes,
+            batch_size=options.batch_size,
+            padding_side=options.padding_side,
+            device=checkpoints.device,
+            progress="changes of states",
+        )
+    return LayerVectors(values, layers, "change of hidden state").check_finite()
+
+
+def states_by_layer(
+    model: PreTrainedModel, batch: TokenBatch, layers: Sequence[int]
+) -> dict[int, Float[Tensor, "batch seq hidden"]]:
+    """The hidden states of a batch at each of the layers, in one pass."""
+    found: dict[int, Tensor] = {}
+
+    def record(layer: int) -> Callable[[Tensor], Tensor]:
+        def keep(states: Tensor) -> Tensor:
+            found[layer] = states
+            return states
+
+        return keep
+
+    run_decoder(model, batch, {layer: record(layer) for layer in layers})
+    return found

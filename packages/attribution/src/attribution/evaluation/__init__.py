@@ -1,6 +1,7 @@
 """Retrieval metrics for scores of training examples against a known truth."""
 
 from attribution.evaluation.bootstrap import bootstrap_interval
+from attribution.evaluation.composition import composition_at_k
 from attribution.evaluation.metrics import (
     average_precision,
     ndcg,
@@ -17,6 +18,7 @@ __all__ = [
     "RetrievalReport",
     "average_precision",
     "bootstrap_interval",
+    "composition_at_k",
     "evaluate_retrieval",
     "ndcg",
     "precision_at_k",

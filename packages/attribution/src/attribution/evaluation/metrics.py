@@ -19,13 +19,13 @@ PerQuery = Float64[np.ndarray, " query"]
 
 def precision_at_k(scores: Scores, relevance: Relevance, k: int) -> PerQuery:
     """Share of relevant examples among the first k; the divisor stays k where there are fewer."""
-    _check_cutoff(k)
+    check_cutoff(k)
     return _per_query(scores, relevance, lambda ranking: ranking.precision(k))
 
 
 def recall_at_k(scores: Scores, relevance: Relevance, k: int) -> PerQuery:
     """Share of the relevant examples that are among the first k."""
-    _check_cutoff(k)
+    check_cutoff(k)
     return _per_query(scores, relevance, lambda ranking: ranking.recall(k))
 
 
@@ -42,7 +42,7 @@ def reciprocal_rank(scores: Scores, relevance: Relevance) -> PerQuery:
 def ndcg(scores: Scores, relevance: Relevance, k: int | None = None) -> PerQuery:
     """Discounted cumulative gain of the first k (None: all) relative to the best ranking's."""
     if k is not None:
-        _check_cutoff(k)
+        check_cutoff(k)
     return _per_query(scores, relevance, lambda ranking: ranking.ndcg(k))
 
 
@@ -104,6 +104,11 @@ def _per_query(
     return np.array([metric(ranking) for ranking in rankings], dtype=np.float64)
 
 
-def _check_cutoff(k: int) -> None:
+def check_cutoff(k: int) -> None:
+    """Refuse a k below 1.
+
+    Raises:
+        ValueError: on one.
+    """
     if k < 1:
         raise ValueError(f"expected a cutoff k of at least 1, got {k}")

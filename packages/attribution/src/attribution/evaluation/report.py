@@ -1,6 +1,6 @@
-"""All retrieval metrics of one method, as means over queries with intervals."""
+"""All retrieval metrics of one method, as means over queries or groups of them, with intervals."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +12,10 @@ from attribution.evaluation.ranking import TiedRanking
 
 @dataclass(frozen=True)
 class MetricEstimate:
-    """A metric's mean over queries.
+    """A metric's mean over queries, or over groups of queries.
 
     Attributes:
-        mean: over queries.
+        mean: over queries; with groups, over groups of the mean within each.
         low: lower bound of the 95 % bootstrap interval.
         high: upper bound.
         per_query: the values that the mean is of.
@@ -36,6 +36,7 @@ class RetrievalReport:
         tied_pair_share: mean over queries of the share of (relevant, other) pairs that tie. At 0
             no metric depends on ties; near 1 the method hardly ranks at all.
         num_queries: number of queries.
+        num_groups: number of groups of queries, or None without groups.
         num_train: number of training examples that were ranked.
     """
 
@@ -43,11 +44,13 @@ class RetrievalReport:
     tied_pair_share: float
     num_queries: int
     num_train: int
+    num_groups: int | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Numbers only, for JSON; without the values per query."""
         return {
             "num_queries": self.num_queries,
+            "num_groups": self.num_groups,
             "num_train": self.num_train,
             "tied_pair_share": self.tied_pair_share,
             "metrics": {
@@ -62,6 +65,7 @@ def evaluate_retrieval(
     relevance: Relevance,
     *,
     cutoffs: Sequence[int] = (1, 5, 10),
+    groups: Sequence[Hashable] | None = None,
     seed: int = 0,
     num_resamples: int = 10_000,
 ) -> RetrievalReport:
@@ -74,6 +78,10 @@ def evaluate_retrieval(
         scores: higher is more related [query, train].
         relevance: True where the example is known to have taught the query's answer.
         cutoffs: the k of precision@k and recall@k, each at least 1.
+        groups: what each query is about, for example its function. Every group then counts the
+            same, and the bootstrap draws groups: queries about one function succeed and fail
+            together, and an interval over single queries would be too narrow. None: every query
+            counts the same and is drawn alone.
         seed: of the bootstrap.
         num_resamples: of the bootstrap.
 
@@ -81,19 +89,23 @@ def evaluate_retrieval(
         The report.
 
     Raises:
-        ValueError: on no queries, shapes that differ, NaN, a cutoff below 1, or a query to which
-            no example, or every example, is relevant.
+        ValueError: on no queries, shapes that differ, NaN, a cutoff below 1, groups that are not
+            one per query, or a query to which no example, or every example, is relevant.
     """
     if any(k < 1 for k in cutoffs):
         raise ValueError(f"expected cutoffs of at least 1, got {list(cutoffs)}")
     rankings = rank_queries(scores, relevance, needs_others=True)
+    if groups is not None and len(groups) != len(rankings):
+        raise ValueError(f"expected one group per query, got {len(groups)} for {len(rankings)}")
+    members = _members(range(len(rankings)) if groups is None else groups)
 
     def estimate(metric: Callable[[TiedRanking], float]) -> MetricEstimate:
         per_query = np.array([metric(ranking) for ranking in rankings], dtype=np.float64)
+        drawn = np.array([per_query[rows].mean() for rows in members], dtype=np.float64)
         low, high = bootstrap_interval(
-            per_query, generator=np.random.default_rng(seed), num_resamples=num_resamples
+            drawn, generator=np.random.default_rng(seed), num_resamples=num_resamples
         )
-        return MetricEstimate(float(per_query.mean()), low, high, per_query)
+        return MetricEstimate(float(drawn.mean()), low, high, per_query)
 
     metrics: dict[str, MetricEstimate] = {}
     for k in cutoffs:
@@ -109,4 +121,13 @@ def evaluate_retrieval(
         tied_pair_share=float(np.mean([ranking.tied_pair_share() for ranking in rankings])),
         num_queries=len(rankings),
         num_train=scores.shape[1],
+        num_groups=None if groups is None else len(members),
     )
+
+
+def _members(groups: Sequence[Hashable]) -> list[list[int]]:
+    """The queries of each group, in the order in which groups first occur."""
+    members: dict[Hashable, list[int]] = {}
+    for query, group in enumerate(groups):
+        members.setdefault(group, []).append(query)
+    return list(members.values())
