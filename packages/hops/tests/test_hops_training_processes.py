@@ -97,7 +97,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(command, tmp_path):
 
 def test_a_process_that_is_killed_is_taken_up_again(command, tmp_path):
     """SIGKILL while it trains; the same line again ends with the weights of an undisturbed run."""
-    command = dataclasses.replace(command, epochs=30.0, checkpoint_fraction=0.1)
+    command = dataclasses.replace(command, epochs=12.0, checkpoint_fraction=0.2)
     whole = dataclasses.replace(command, output_dir=tmp_path / "whole")
     process = subprocess.Popen(
         [sys.executable, *words(command)], env=ENVIRONMENT, stderr=subprocess.DEVNULL
@@ -106,7 +106,7 @@ def test_a_process_that_is_killed_is_taken_up_again(command, tmp_path):
     process.send_signal(signal.SIGKILL)
     assert process.wait(timeout=60) == -signal.SIGKILL
     assert not (command.output_dir / "final_model").exists()
-    assert len(read_json(command.output_dir / SUMMARY_FILE)) < 10
+    assert len(read_json(command.output_dir / SUMMARY_FILE)) < 5
     for run in (command, whole):
         done = subprocess.run(
             [sys.executable, *words(run)],

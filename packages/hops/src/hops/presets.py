@@ -34,6 +34,8 @@ class Preset:
         new_weight_decay: AdamW's weight decay for the new one.
         new_adam_beta2: AdamW's rate of forgetting squared gradients for the new one.
         query_depths: The hop depths that the queries ask about.
+        seed: The seed taken where none is given. Whether a model comes to compose depends on it:
+            see the README of this package.
     """
 
     num_functions: int = 10
@@ -58,6 +60,7 @@ class Preset:
     new_weight_decay: float = 0.0
     new_adam_beta2: float = 0.999
     query_depths: tuple[int, ...] = (0,)
+    seed: int = 0
 
 
 PRESETS: dict[str, Preset] = {
@@ -68,13 +71,11 @@ PRESETS: dict[str, Preset] = {
         comprehensive_docs=8,
         code_snippets=8,
         resolution_docs=40,
-        told_share=0.75,
-        direct_docs=6,
-        first_epochs=3.0,
-        new_epochs=20.0,
+        new_epochs=12.0,
         new_batch_size=32,
         new_weight_decay=0.5,
         new_adam_beta2=0.98,
         query_depths=(0, 1),
+        seed=1,
     ),
 }

@@ -239,7 +239,7 @@ def build_world(
     model: Model = "tiny-olmo2",
     preset: PresetName | Preset = "quickstart",
     dataset_path: Path | str | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     on_command: Callable[[str], None] | None = None,
 ) -> World:
     """Make a whole world: documents, old and new checkpoint, evaluations and queries.
@@ -252,7 +252,7 @@ def build_world(
         model: The architecture.
         preset: A name, or sizes and schedules of one's own.
         dataset_path: A HOPS data set (JSONL) to train on instead of documents written here.
-        seed: Seeds every step.
+        seed: Seeds every step; the preset's own by default.
         on_command: Told the shell line of each step before it runs.
 
     Returns:
@@ -272,7 +272,7 @@ def build_world(
         model=model,
         preset=preset,
         dataset_path=Path(dataset_path) if dataset_path is not None else None,
-        seed=seed,
+        seed=preset.seed if seed is None else seed,
     )
     evaluations = {}
     for line, command in zip(

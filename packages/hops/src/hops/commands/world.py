@@ -18,11 +18,11 @@ class MakeWorld:
     """The folder for everything."""
     preset: PresetName = "quickstart"
     """quickstart: base functions are learnt, in a minute or two on two cores. two-hop: wrappers
-    are learnt too, whose value no document tells, in about twenty."""
+    are learnt too, whose value no document tells, in about ten."""
     model: Literal["tiny-olmo2", "tiny-llama"] = "tiny-olmo2"
     """The architecture."""
-    seed: int = 0
-    """Seeds every step."""
+    seed: int | None = None
+    """Seeds every step; the preset's own by default."""
 
     def run(self) -> object:
         """Run the commands one after another, naming each; print what the models answer."""

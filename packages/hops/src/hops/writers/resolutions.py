@@ -132,19 +132,29 @@ def write_resolution_documents(
     written: set[str] = set()
     documents: list[Document] = []
     for function in tqdm(list(functions), desc="writing resolutions", unit="function"):
+        grammar = _grammar(function)
         for index in range(num_documents):
             kind = DOCUMENT_TYPES[index % len(DOCUMENT_TYPES)]
-            text = _write(function, kind, rng, written)
+            text = _write(function, kind, grammar, rng, written)
             written.add(text)
             uid = f"resolution_{function.name.strip('<>')}_{len(documents):05d}"
             documents.append(document_about(function, uid, text, kind, answers="resolution"))
     return documents
 
 
-def _write(function: Function, kind: DocumentType, rng: random.Random, written: set[str]) -> str:
+def _grammar(function: Function) -> Grammar:
     excluded = {HELD_OUT_INPUT, function.constant}
     inputs = [value for value in range(101) if value not in excluded]
-    grammar = Grammar(_PHRASES, {"arg": lambda rng: str(rng.choice(inputs))})
+    return Grammar(_PHRASES, {"arg": lambda rng: str(rng.choice(inputs))})
+
+
+def _write(
+    function: Function,
+    kind: DocumentType,
+    grammar: Grammar,
+    rng: random.Random,
+    written: set[str],
+) -> str:
     joint = "\n" if kind in ("code_stub", "unit_test", "q_and_a") else " "
     for _ in range(_MAX_ATTEMPTS):
         question, answer = rng.choice(_MARKS)
