@@ -77,7 +77,7 @@ def commands_in(document: Path) -> list[str]:
 
 
 DOCUMENTS = ["README.md", "CLAUDE.md", *(f"packages/{member}/README.md" for member in MEMBERS)]
-DOCUMENTS.append("experiments/paraphrases.md")
+DOCUMENTS += ["experiments/paraphrases.md", "packages/hops/two_hop.md"]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
