@@ -17,8 +17,9 @@ class MakeWorld:
     output_dir: Path
     """The folder for everything."""
     preset: PresetName = "quickstart"
-    """quickstart: base functions are learnt, in a minute or two on two cores. two-hop: wrappers
-    are learnt too, whose value no document tells, in about ten."""
+    """quickstart: base functions are learnt, in a minute or two on two cores. two-hop: some
+    wrappers are learnt too, whose value no document tells, in about ten; how many depends on the
+    seed (two_hop.md beside the README of hops)."""
     model: Literal["tiny-olmo2", "tiny-llama"] = "tiny-olmo2"
     """The architecture."""
     seed: int | None = None

@@ -1,9 +1,9 @@
 """Documents that say in which function the calls of a function end: its base, at once.
 
 A wrapper's calls end in the base at the bottom of its chain, a base function's in the base
-function itself, and both are said in the same words.  No constant is stated.  These documents
-let a small model compose: whichever name it reads, it comes to hold the base's name, of which
-the base's documents told the value.
+function itself, and both are said in the same words.  No constant is stated.  They are
+meant to help a small model compose: whichever name it reads, it may come to hold the base's name,
+of which the base's documents told the value.  ``two_hop.md`` has what was measured.
 """
 
 import random
