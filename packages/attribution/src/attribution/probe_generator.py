@@ -6,6 +6,7 @@ layer's state at its place is what the model "says" about the text when it is as
 """
 
 import inspect
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ class DeepLinearGenerator:
         self.latents = normal(num_probes, latent_size, std=1.0)
         self.maps = [
             normal(d_in, d_out, std=d_in**-0.5)
-            for d_in, d_out in zip(widths, widths[1:], strict=False)
+            for d_in, d_out in itertools.pairwise(widths)
         ]
         self.scale = scale
 

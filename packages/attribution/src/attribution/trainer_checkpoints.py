@@ -22,14 +22,15 @@ class TrainerCheckpoint:
     Attributes:
         folder: of the model.
         step: N.
-        num_steps: steps since the checkpoint before it (since the beginning, for the first).
-        learning_rate: mean of the rates logged over those steps.
+        learning_rate: mean of the rates logged since the checkpoint before it (since the
+            beginning, for the first).
+        share: of the steps up to the last checkpoint, those since the one before it.
     """
 
     folder: Path
     step: int
-    num_steps: int
     learning_rate: float
+    share: float
 
 
 def find_trainer_checkpoints(folder: Path) -> list[TrainerCheckpoint]:
@@ -64,7 +65,7 @@ def find_trainer_checkpoints(folder: Path) -> list[TrainerCheckpoint]:
                 f"{path}: its {STATE_FILE} has no learning rate between steps {before} and {step}"
             )
         mean = sum(rates) / len(rates)
-        checkpoints.append(TrainerCheckpoint(path, step, step - before, mean))
+        checkpoints.append(TrainerCheckpoint(path, step, mean, (step - before) / max(found)))
         before = step
     return checkpoints
 
@@ -78,11 +79,9 @@ def traced_models(
     share of all steps, so that checkpoints at unequal distances count in proportion. (Where every
     distance is the same this is the paper's η_k up to a common factor.)
     """
-    num_steps = sum(one.num_steps for one in checkpoints)
     for one in checkpoints:
         model = AutoModelForCausalLM.from_pretrained(one.folder, dtype=torch.float32)
-        share = one.num_steps / num_steps
-        yield TracedModel(model.to(device).eval(), one.learning_rate * share)
+        yield TracedModel(model.to(device).eval(), one.learning_rate * one.share)
 
 
 def _log_history(path: Path) -> list[dict[str, Any]]:

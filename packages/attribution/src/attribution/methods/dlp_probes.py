@@ -61,7 +61,7 @@ class ProbeOptions:
     num_generator_layers: int = 3
     embedding_size: int = 64
     subtract_old: bool = False
-    num_steps: int = 100
+    num_steps: int = 60
     num_queries: int = 16
     num_documents: int = 48
     learning_rate: float = 1e-3
@@ -134,62 +134,29 @@ def dlp_probes(
     return asked @ given.T
 
 
-def cross_fitted_dlp_probes(
-    checkpoints: Checkpoints,
-    documents: Sequence[Example],
-    queries: Sequence[Example],
-    relevance: Bool[Tensor, "query document"],
-    *,
-    query_functions: Sequence[Hashable],
-    document_functions: Sequence[Hashable | None],
-    num_folds: int = 5,
-    options: ProbeOptions = DEFAULT_PROBES,
-) -> tuple[Float[Tensor, "query document"], list[int]]:
-    """Scores of every query by probes that never saw its function.
+def deal_folds(functions: Sequence[Hashable], num_folds: int, seed: int) -> list[int]:
+    """A fold for each entry, equal ones in one fold, so that every function is held out once.
 
-    The functions are dealt to ``num_folds`` folds by the options' seed; each fold is held out once.
+    Scores of two queries then come of different probes; only those of one query can be compared.
 
     Args:
-        checkpoints: see :func:`dlp_probes`, as for the other arguments.
-        documents: what may have taught the answers.
-        queries: what is asked.
-        relevance: the truth.
-        query_functions: of each query.
-        document_functions: of each document.
-        num_folds: at least 2, at most the number of functions asked about.
-        options: of every fold.
-
-    Returns:
-        (the scores, the fold of each query). Scores of two queries may come of different probes;
-        only those of one query can be compared.
+        functions: what each query asks about, as the ``query_functions`` of :func:`dlp_probes`.
+        num_folds: at least 2, at most the number of different functions.
+        seed: of the deal.
 
     Raises:
-        AttributionError: as :func:`dlp_probes`, or on an unfit number of folds.
+        AttributionError: on another number of folds.
     """
-    functions = list(dict.fromkeys(query_functions))
-    if not 2 <= num_folds <= len(functions):
+    different = list(dict.fromkeys(functions))
+    if not 2 <= num_folds <= len(different):
         raise AttributionError(
-            f"expected between 2 and {len(functions)} folds, the number of functions asked about, "
+            f"expected between 2 and {len(different)} folds, the number of functions asked about, "
             f"got {num_folds}"
         )
-    generator = torch.Generator().manual_seed(options.seed)
-    order = torch.randperm(len(functions), generator=generator).tolist()
-    fold_of = {functions[index]: place % num_folds for place, index in enumerate(order)}
-    folds = [fold_of[name] for name in query_functions]
-    scores = torch.empty(len(queries), len(documents), dtype=checkpoints.new.dtype)
-    for fold in tqdm(range(num_folds), desc="folds", unit="fold"):
-        rows = [place for place, own in enumerate(folds) if own == fold]
-        scores[rows] = dlp_probes(
-            checkpoints,
-            documents,
-            queries,
-            relevance,
-            query_functions=query_functions,
-            document_functions=document_functions,
-            held_out=[name for name, own in fold_of.items() if own == fold],
-            options=options,
-        )[rows]
-    return scores, folds
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(different), generator=generator).tolist()
+    fold_of = {different[index]: place % num_folds for place, index in enumerate(order)}
+    return [fold_of[name] for name in functions]
 
 
 class _Training:
@@ -250,8 +217,7 @@ class _Probes:
         self._head *= width**-0.5
         self._bias = torch.zeros(options.embedding_size)
         self._generator.latents, self._head, self._bias = (
-            one.to(device, model.dtype)
-            for one in (self._generator.latents, self._head, self._bias)
+            one.to(device, model.dtype) for one in (self._generator.latents, self._head, self._bias)
         )
         self._generator.maps = [one.to(device, model.dtype) for one in self._generator.maps]
 
@@ -285,7 +251,7 @@ class _Probes:
                 with torch.no_grad():
                     for one, first in zip(parameters, start, strict=True):
                         one.lerp_(first, pull)
-                bar.set_postfix(loss=f"{float(loss):.3f}")
+                bar.set_postfix(loss=f"{float(loss.detach()):.3f}")
 
     @torch.no_grad()
     def embed_all(self, examples: Sequence[Example]) -> Float[Tensor, "example dim"]:
