@@ -17,6 +17,7 @@ out has documents too, and so has scores.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -202,7 +203,8 @@ class _Probes:
         self._checkpoints, self._options = checkpoints, options
         self._random = torch.Generator().manual_seed(options.seed)
         model, device = checkpoints.new, checkpoints.device
-        weight: Tensor = model.get_input_embeddings().weight.detach()  # type: ignore[assignment, union-attr]
+        embedding: Any = model.get_input_embeddings()
+        weight: Tensor = embedding.weight.detach()
         hidden = weight.shape[1]
         self._generator = DeepLinearGenerator(
             num_probes=options.num_probes,
