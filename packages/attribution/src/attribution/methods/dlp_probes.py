@@ -62,7 +62,7 @@ class ProbeOptions:
     num_generator_layers: int = 3
     embedding_size: int = 64
     subtract_old: bool = False
-    num_steps: int = 60
+    num_steps: int = 40
     num_queries: int = 16
     num_documents: int = 48
     learning_rate: float = 1e-3
