@@ -44,7 +44,7 @@ class Config:
     """Where figure, table and numbers go."""
     world: Path | None = None
     """A folder that `hops world` made; by default it is made under the output folder."""
-    ig_steps: tuple[int, ...] = (1, 2, 4, 8, 16)
+    ig_steps: tuple[int, ...] = (1, 2, 4, 8)
     """Steps of integrated gradients to compare."""
     percentiles: tuple[float, ...] = (1.0, 5.0, 10.0, 25.0, 50.0)
     """Patched shares of the dimensions to compare, in percent."""
@@ -127,14 +127,19 @@ def scored(task: AttributionTask, config: Config) -> Iterator[tuple[Setting, np.
     every = tuple(range(task.checkpoints.num_layers + 1))
     reference = ScoreOptions()
 
-    def both(make: Any, pooling: str) -> tuple[Any, Any]:
+    def both(make: Any, pooling: str, layers: tuple[int, ...] = every) -> tuple[Any, Any]:
         at_answer = pooling == "answer"
-        options = VectorOptions(layers=every, pooling="last" if at_answer else pooling)  # type: ignore[arg-type]
+        options = VectorOptions(layers=layers, pooling="last" if at_answer else pooling)  # type: ignore[arg-type]
         documents = task.answer_examples if at_answer else task.document_examples
         return make(task.query_examples, options), make(documents, options)
 
     def score(pair: tuple[Any, Any], layers: tuple[int, ...], options: Any) -> np.ndarray:
-        chosen = [LayerVectors(one.values[list(layers)], layers, one.what) for one in pair]
+        chosen = [
+            LayerVectors(
+                one.values[[one.layers.index(layer) for layer in layers]], layers, one.what
+            )
+            for one in pair
+        ]
         return score_vectors(chosen[0], chosen[1], options).numpy()
 
     def product(changes: Any, gradients: Any) -> Any:
@@ -173,6 +178,7 @@ def scored(task: AttributionTask, config: Config) -> Iterator[tuple[Setting, np.
                     task.checkpoints, some, how, num_steps=steps
                 ),
                 pooling,
+                every[1:],
             )
             setting = Setting("attr_weighted_change_ig", f"IG steps, {pooling}", f"{steps}")
             yield setting, score(pair, every[1:], reference)
@@ -191,26 +197,27 @@ def patched(
     """Causal patching by percentile, over all layers and at the last; at each layer; by span."""
     from attribution.methods import PatchOptions, largest_dimensions, patching_scores
 
-    def run(percentile: float, span: str) -> np.ndarray:
+    def run(percentile: float, span: str, first: int = 1) -> np.ndarray:
         return patching_scores(
             task.checkpoints,
-            largest_dimensions(attributions.values, percentile),
+            largest_dimensions(attributions.values[first:], percentile),
             task.query_examples,
-            attributions.layers,
+            attributions.layers[first:],
             PatchOptions(span=span, batch_size=256),  # type: ignore[arg-type]
         ).numpy()
 
     for percentile in config.percentiles:
         by_layer = run(percentile, "last")
         label = f"{percentile:g} %"
-        for name, scores in (("mean", by_layer[1:].mean(axis=0)), ("last layer", by_layer[-1])):
+        for name, scores in (("mean", by_layer.mean(axis=0)), ("last layer", by_layer[-1])):
             yield Setting("causal_patching", f"patch, {pooling}, {name}", label), scores
-        if percentile == 10.0 and pooling == "answer":
-            for layer, one in zip(attributions.layers, by_layer, strict=True):
-                yield Setting("causal_patching", "layers", layer_name(layer)), one
-            yield Setting("causal_patching", "layers", "mean"), by_layer[1:].mean(axis=0)
-            everywhere = run(percentile, "text")[1:].mean(axis=0)
-            yield Setting("causal_patching", "patch, answer, all positions", label), everywhere
+    if pooling == "answer":
+        by_layer = run(10.0, "last", first=0)
+        for layer, one in zip(attributions.layers, by_layer, strict=True):
+            yield Setting("causal_patching", "layers", layer_name(layer)), one
+        yield Setting("causal_patching", "layers", "mean"), by_layer[1:].mean(axis=0)
+        everywhere = run(10.0, "text").mean(axis=0)
+        yield Setting("causal_patching", "patch, answer, all positions", "10 %"), everywhere
 
 
 def judge(task: AttributionTask, scores: np.ndarray, seed: int) -> dict[str, Any]:

@@ -245,7 +245,7 @@ class CausalPatching(LayeredMethod):
         """Query by query; each is a part."""
         import torch
         from attribution.checkpoints import resolve_layers
-        from attribution.methods import PatchOptions, largest_dimensions, patching_scores
+        from attribution.methods import Patcher, PatchOptions, largest_dimensions
 
         source = AttrWeightedChange(
             layers=self.layers,
@@ -263,16 +263,19 @@ class CausalPatching(LayeredMethod):
             batch_size=self.patch_batch_size,
             progress=False,
         )
+        patcher = Patcher(task.checkpoints, masks, layers, patch)
+        num_documents = len(task.documents)
         found = []
-        for index, query in enumerate(tqdm(task.query_examples, desc="patched", unit=" queries")):
-            by_layer = task.parts.get(
-                f"query_{index:05d}",
-                lambda query=query: patching_scores(
-                    task.checkpoints, masks, [query], layers, patch
-                ).numpy(),
-            )
-            found.append(torch.from_numpy(by_layer))
-        return self.over_layers(torch.cat(found, dim=1), task)
+        with tqdm(
+            total=len(task.queries) * num_documents, desc="patched", unit=" documents"
+        ) as bar:
+            for index, query in enumerate(task.query_examples):
+                by_layer = task.parts.get(
+                    f"query_{index:05d}", lambda query=query: patcher.scores(query).numpy()
+                )
+                found.append(torch.from_numpy(by_layer))
+                bar.update(num_documents)
+        return self.over_layers(torch.stack(found, dim=1), task)
 
 
 def check_steps(steps: int) -> None:
@@ -315,6 +318,6 @@ def in_portions(
                 raise AttributionError(f"{name}{place}: {error}") from error
             found.append(torch.from_numpy(values))
             bar.update(len(portion))
-    values = torch.cat(found, dim=1)
+    values = torch.stack(found, dim=1)
     # Only whether both sides are of the same layers is asked of them from here on.
     return LayerVectors(values, tuple(range(len(values))), f"vector ({name})")

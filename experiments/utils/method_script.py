@@ -157,7 +157,10 @@ def score_and_write(
     for needed, flag in ((method.needs_old, "old"), (method.needs_new, "new")):
         if needed and getattr(arguments, flag) is None:
             raise InputError(f"{name} needs the {flag} checkpoint: pass --{flag}")
+    from utils.method_results import check_own_fields
+
     task = AttributionTask.read(arguments)
+    check_own_fields(task, name)
     resolved = resolved_arguments(name, method, task, output)
     if is_finished(output, resolved):
         print(f"already there: {output.output}")
@@ -325,10 +328,11 @@ def kept_parts(output: OutputArguments, resolved: dict[str, Any]) -> Iterator[Sa
     try:
         write_json(folder / "arguments.json", resolved)
         yield SavedParts(folder)
-    except (InputError, AttributionError, HopsError, OSError):
-        if made and not any(folder.glob("*.npy")):
+    except (InputError, AttributionError, HopsError, OSError) as error:
+        # A full disk can be helped, and then parts are worth having; bad input stays bad.
+        if folder in made and not (isinstance(error, OSError) and any(folder.glob("*.npy"))):
             shutil.rmtree(folder, ignore_errors=True)
-        for one in made[1:]:
+        for one in made:
             if one.is_dir() and not any(one.iterdir()):
                 one.rmdir()
         raise

@@ -2,6 +2,7 @@
 
 from attribution.methods.attr_weighted_change import attr_weighted_change, weighted_changes
 from attribution.methods.causal_patching import (
+    Patcher,
     PatchOptions,
     causal_patching,
     largest_dimensions,
@@ -12,6 +13,7 @@ from attribution.methods.grad_similarity import grad_similarity
 
 __all__ = [
     "PatchOptions",
+    "Patcher",
     "attr_weighted_change",
     "causal_patching",
     "dh_similarity",
