@@ -13,6 +13,7 @@ similarity. What is not varied: all layers but the embeddings, pooling over the 
 no normalisation; causal patching at one position, its layers from documents pooled at their answer.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +75,8 @@ def main(config: Config) -> None:
     if min(config.ig_steps, default=0) < 1 or not config.percentiles:
         raise InputError("expected --ig-steps of at least 1 and at least one of --percentiles")
     torch.set_num_threads(1)
+    from utils.patching_diagnosis import diagnose
+
     task = read_world(config)
     found = {}
     for setting, scores in scored(task, config):
@@ -86,7 +89,10 @@ def main(config: Config) -> None:
         )
     chance = float(task.relevance.mean())
     rows = [{**vars_of(setting), **metrics} for setting, metrics in found.items()]
-    write_json(config.output_dir / "ablations.json", {"chance": chance, "settings": rows})
+    diagnosis = diagnose(task)
+    print(json.dumps(diagnosis, indent=2, ensure_ascii=False))
+    content = {"chance": chance, "patching": diagnosis, "settings": rows}
+    write_json(config.output_dir / "ablations.json", content)
     with replacing(config.output_dir / "ablations.md") as temporary:
         temporary.write_text(table(found), encoding="utf-8")
     draw(config.output_dir / "ablations.png", found, chance)
@@ -249,6 +255,12 @@ def table(found: dict[Setting, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def at_answer(setting: Setting) -> bool:
+    """Whether documents were pooled where they state an answer, and not over their whole text."""
+    patched_layer = setting.method == "causal_patching" and setting.ablation == "layers"
+    return setting.choice == "answer" or ", answer" in setting.ablation or patched_layer
+
+
 def draw(path: Path, found: dict[Setting, dict[str, Any]], chance: float) -> None:
     """precision@10 of every setting, one panel for each thing that is varied."""
     import matplotlib
@@ -273,21 +285,21 @@ def draw(path: Path, found: dict[Setting, dict[str, Any]], chance: float) -> Non
         choices = list(dict.fromkeys(setting.choice for setting in own))
         series = [key for key in dict.fromkeys((s.method, s.ablation) for s in own)
                   if not key[1].endswith("all positions")]  # fmt: skip
-        for place, (method, kind) in enumerate(series):
-            points = [(choices.index(s.choice), m["precision@10"]) for s, m in own.items()
-                      if (s.method, s.ablation) == (method, kind)]  # fmt: skip
+        for setting, metrics in own.items():
+            if (setting.method, setting.ablation) not in series:
+                continue
+            place = series.index((setting.method, setting.ablation))
             across = (place - (len(series) - 1) / 2) * 0.14
-            means = np.array([one["mean"] for _, one in points])
-            low, high = (np.array([one[end] for _, one in points]) for end in ("low", "high"))
+            one = metrics["precision@10"]
             axis.errorbar(
-                [at + across for at, _ in points],
-                means,
-                yerr=[means - low, high - means],
-                fmt="^" if "last layer" in kind else "o",
+                choices.index(setting.choice) + across,
+                one["mean"],
+                yerr=[[one["mean"] - one["low"]], [one["high"] - one["mean"]]],
+                fmt="^" if "last layer" in setting.ablation else "o",
                 markersize=4,
                 linewidth=1,
-                color=colours[method],
-                markerfacecolor="white" if ", text" in kind else colours[method],
+                color=colours[setting.method],
+                markerfacecolor=colours[setting.method] if at_answer(setting) else "white",
             )
         axis.axhline(chance, color="0.5", linewidth=0.8, linestyle=":")
         axis.set_xticks(range(len(choices)), choices, fontsize=7)
@@ -295,7 +307,7 @@ def draw(path: Path, found: dict[Setting, dict[str, Any]], chance: float) -> Non
         axis.set_title(title, fontsize=8)
         axis.tick_params(axis="y", labelsize=7)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_ylim(0, 1)
+    axes[0, 0].set_ylim(0, 1.03)
     for axis in axes[:, 0]:
         axis.set_ylabel("precision@10", fontsize=8)
     handles = [
@@ -304,8 +316,8 @@ def draw(path: Path, found: dict[Setting, dict[str, Any]], chance: float) -> Non
     ]
     marks = (
         ("o", "white", "document pooled over its text"),
-        ("o", "0.3", "at its answer"),
-        ("^", "0.3", "at its answer, last layer only"),
+        ("o", "0.3", "where it states an answer"),
+        ("^", "0.3", "at the last layer only"),
     )
     handles += [
         plt.Line2D([], [], color="0.3", marker=marker, markerfacecolor=face, markersize=4,

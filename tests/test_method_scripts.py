@@ -361,7 +361,7 @@ def test_a_run_killed_on_the_way_ends_with_the_same_bytes(
 ):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "data.jsonl", documents())
-    inputs = " ".join(map(str, range(1, 16)))
+    inputs = " ".join(map(str, range(1, 9)))
     base = f"--dataset data.jsonl --old {models[0]} --new {models[1]} --device cpu --pooling text "
     words = f"{base} --inputs {inputs} --output killed/out.jsonl".split()
 
@@ -379,7 +379,7 @@ def test_a_run_killed_on_the_way_ends_with_the_same_bytes(
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     kept = {one: one.stat().st_mtime_ns for one in folder.glob("out.parts/*.npy")}
-    assert 3 < len(kept) < 91
+    assert 3 < len(kept) < 49
     assert not (folder / "out.jsonl").exists()
     for flags, message in (([], "--resume"), (["--resume", "--percentile", "20"], "percentile")):
         with pytest.raises(SystemExit) as leaving:
