@@ -170,23 +170,30 @@ def test_causal_patching_query_by_query_is_that_of_the_library(flags, options, s
         )
 
 
-def test_documents_can_be_pooled_where_they_last_state_an_answer(start, library):
-    checkpoints, encoded, queries = library
-    names = [*BASES, *WRAPPERS]
+def test_documents_can_be_pooled_where_they_last_state_an_answer(start, library, models, tmp_path):
+    checkpoints, _, queries = library
+    changed = documents()
+    changed[1]["text"] = "Not 15, 19, but 5 is <GN>(3), not 14."
+    encoded = encode_documents(
+        [row["text"] for row in changed], *(load_tokenizer(one) for one in models)
+    )
+    answers = {one.token_ids[one.span[0] :] for one in queries}
     moved = []
-    for row, document in zip(documents(), encoded, strict=True):
+    for row, document in zip(changed, encoded, strict=True):
         ids = list(document.token_ids)
-        answers = {one.token_ids[one.span[0] :] for one in queries}
         places = [
             (at, at + len(answer)) for answer in answers for at in range(1, len(ids))
             if tuple(ids[at : at + len(answer)]) == answer
         ]  # fmt: skip
         assert bool(places) == (row["role"] == "constant")
+        if row is changed[1]:
+            assert len(places) == 3
         span = max(places, key=lambda one: (one[1], -one[0])) if places else document.span
         moved.append(type(document)(document.token_ids, span))
-    rows = read(start("grad_similarity", "--document-span answers"))
+    data = write(tmp_path / "changed.jsonl", changed)
+    rows = read(start("grad_similarity", "--document-span answers", dataset=data))
     expected = grad_similarity(checkpoints, moved, queries).numpy()
-    for place, function in enumerate(names):
+    for place, function in enumerate([*BASES, *WRAPPERS]):
         np.testing.assert_allclose(
             by_index(rows, f"{function}_grad_similarity_score"),
             expected[2 * place : 2 * place + 2].mean(axis=0),
