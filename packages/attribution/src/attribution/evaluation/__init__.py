@@ -2,6 +2,12 @@
 
 from attribution.evaluation.bootstrap import bootstrap_interval
 from attribution.evaluation.composition import composition_at_k
+from attribution.evaluation.lds import (
+    evaluate_lds,
+    foretellable,
+    linear_datamodeling_scores,
+    retraining_agreement,
+)
 from attribution.evaluation.metrics import (
     average_precision,
     ndcg,
@@ -19,11 +25,15 @@ __all__ = [
     "average_precision",
     "bootstrap_interval",
     "composition_at_k",
+    "evaluate_lds",
     "evaluate_retrieval",
+    "foretellable",
+    "linear_datamodeling_scores",
     "ndcg",
     "precision_at_k",
     "recall_at_k",
     "reciprocal_rank",
+    "retraining_agreement",
     "roc_auc",
     "tied_pair_share",
 ]
