@@ -158,7 +158,7 @@ def state_changes(
             batch_size=options.batch_size,
             padding_side=options.padding_side,
             device=checkpoints.device,
-            progress="changes of states",
+            progress="changes of states" if options.progress else None,
         )
     return LayerVectors(values, layers, "change of hidden state").check_finite()
 

@@ -88,7 +88,7 @@ def over_batches(
     batch_size: int,
     padding_side: PaddingSide,
     device: torch.device | str,
-    progress: str,
+    progress: str | None,
 ) -> Float[Tensor, "layer example hidden"]:
     """Run all examples in batches of like length and put the results back in their order.
 
@@ -98,14 +98,14 @@ def over_batches(
         batch_size: examples per batch.
         padding_side: where shorter ones are padded.
         device: where the batches go.
-        progress: what the progress bar says.
+        progress: what the progress bar says; None for none.
 
     Returns:
         The vectors on the CPU [layer, example, hidden].
     """
     order = sorted(range(len(examples)), key=lambda index: -len(examples[index].token_ids))
     found = []
-    with tqdm(total=len(order), desc=progress, unit="text") as bar:
+    with tqdm(total=len(order), desc=progress, unit="text", disable=progress is None) as bar:
         for rows in _portions(order, batch_size):
             batch = collate([examples[index] for index in rows], padding_side).to(device)
             found.append(vectors_of(batch).cpu())

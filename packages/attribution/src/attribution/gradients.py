@@ -64,7 +64,7 @@ def state_gradients(
             batch_size=options.batch_size,
             padding_side=options.padding_side,
             device=model.device,
-            progress="gradients of states",
+            progress="gradients of states" if options.progress else None,
         )
     return LayerVectors(values, layers, "gradient").check_finite()
 

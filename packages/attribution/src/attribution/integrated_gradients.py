@@ -81,7 +81,7 @@ def integrated_state_gradients(
             batch_size=options.batch_size,
             padding_side=options.padding_side,
             device=checkpoints.device,
-            progress="integrated gradients",
+            progress="integrated gradients" if options.progress else None,
         )
     return LayerVectors(values, layers, "integrated gradient").check_finite()
 

@@ -21,12 +21,14 @@ class VectorOptions:
         pooling: which positions are averaged, see :func:`attribution.pooling.pooled_positions`.
         batch_size: texts per pass; of no effect on the vectors beyond rounding.
         padding_side: where shorter texts are padded; of no effect either.
+        progress: whether to show a progress bar.
     """
 
     layers: Sequence[int] | None = None
     pooling: SpanPooling = "last"
     batch_size: int = 16
     padding_side: PaddingSide = "right"
+    progress: bool = True
 
 
 DEFAULT_VECTORS = VectorOptions()

@@ -53,11 +53,13 @@ class PatchOptions:
         span: positions of the query at which it is patched: "text", all that predict a token;
             "span", those that predict a token of the answer; "last", the last of these.
         batch_size: patched copies of a query per pass; of no effect beyond rounding.
+        progress: whether to show a progress bar.
     """
 
     percentile: float = 10.0
     span: SpanPooling = "span"
     batch_size: int = 64
+    progress: bool = True
 
 
 DEFAULT_PATCH = PatchOptions()
@@ -155,7 +157,7 @@ def patching_scores(
         evaluation_mode(old),
         evaluation_mode(new),
         torch.no_grad(),
-        tqdm(total=num_runs, desc="patches", unit="patch") as bar,
+        tqdm(total=num_runs, desc="patches", unit="patch", disable=not patch.progress) as bar,
     ):
         check_read_out(old)
         check_read_out(new)

@@ -1,0 +1,38 @@
+"""All methods by name: the one place to add one, for the scripts, the leaderboard, the ablations.
+
+A name is the middle of the key ``<GN>_NAME_score`` in result rows and the stem of file names.
+"""
+
+from utils.attribution_method import Method
+from utils.baseline_methods import (
+    BM25,
+    EditDistance,
+    Random,
+    RepresentationSimilarity,
+    TfIdf,
+)
+from utils.checkpoint_methods import (
+    AttrWeightedChange,
+    CausalPatching,
+    DhSimilarity,
+    GradSimilarity,
+)
+
+METHODS: dict[str, Method] = {
+    "dh_similarity": DhSimilarity(),
+    "dh_similarity_text": DhSimilarity(pooling="text"),
+    "grad_similarity": GradSimilarity(),
+    "grad_similarity_text": GradSimilarity(pooling="text"),
+    "attr_weighted_change": AttrWeightedChange(),
+    "attr_weighted_change_text": AttrWeightedChange(pooling="text"),
+    "attr_weighted_change_ig": AttrWeightedChange(pooling="text", ig_steps=8),
+    "causal_patching": CausalPatching(),
+    "causal_patching_text": CausalPatching(pooling="text", span="text"),
+    "representation_similarity": RepresentationSimilarity(),
+    "representation_similarity_middle": RepresentationSimilarity(layer="middle"),
+    "representation_similarity_mean": RepresentationSimilarity(layer="mean"),
+    "bm25": BM25(),
+    "tfidf": TfIdf(),
+    "edit_distance": EditDistance(),
+    "random": Random(),
+}

@@ -1,0 +1,290 @@
+"""What a method of attribution is asked: documents, queries, the truth, and two checkpoints.
+
+Everything that scripts share about the input is here; loads torch only when a model is needed.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from hops.documents import Document, read_documents, registry_of, told_wrappers
+from hops.functions import Registry
+from hops.prompts import PROMPT_FORMAT
+from hops.queries import QUERY_INPUTS, query_pairs
+from if_query.errors import InputError
+from jaxtyping import Bool
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from utils.saved_parts import Parts
+
+DType = Literal["float32", "float64", "bfloat16", "float16"]
+
+
+@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class TaskArguments:
+    """The flags that every method's script has."""
+
+    dataset: Path
+    """HOPS documents (JSONL)."""
+    old: str | None = None
+    """The checkpoint before the training in question: a local folder or a Hugging Face id."""
+    new: str | None = None
+    """The checkpoint after it."""
+    queries: Path | None = None
+    """Queries to ask instead of those about the documents' functions: a `query.json` of `hops
+    queries`, or JSONL of the same objects."""
+    hop_depths: tuple[int, ...] = (0, 1)
+    """Ask about the functions of these depths: 0 base functions, 1 their wrappers."""
+    inputs: tuple[int, ...] = QUERY_INPUTS
+    """Ask for the value at these inputs."""
+    prompt_format: str = PROMPT_FORMAT
+    """The prompt, with {func} and {input}."""
+    batch_size: int = 16
+    """Texts in one forward pass."""
+    padding_side: Literal["right", "left"] = "right"
+    """Where shorter texts are padded; of no effect on the scores beyond rounding."""
+    dtype: DType = "float32"
+    """Precision of the models; gradients and changes of states need float32 or float64."""
+    device: str | None = None
+    """Where the models run; CUDA where there is one by default."""
+    seed: int = 0
+    """Seed of whatever is random: random scores, the split of queries, bootstrap intervals."""
+
+    def check(self) -> None:
+        """Say what is out of range, before anything is read.
+
+        Raises:
+            InputError: a value is out of range.
+        """
+        if self.batch_size < 1:
+            raise InputError(f"--batch-size: expected at least 1, got {self.batch_size}")
+        if self.seed < 0:
+            raise InputError(f"--seed: expected at least 0, got {self.seed}")
+
+
+@dataclass(frozen=True)
+class TaskQuery:
+    """One question with its true answer.
+
+    Attributes:
+        query_id: its name.
+        prompt: what the model reads.
+        answer: what it should say, with the space before it.
+        function: the function asked about.
+        base_function: the base function at the bottom of its chain (itself at depth 0).
+        hop_depth: 0 for a base function, 1 for a wrapper.
+        taught_by: the functions whose documents taught the answer.
+    """
+
+    query_id: str
+    prompt: str
+    answer: str
+    function: str
+    base_function: str
+    hop_depth: int
+    taught_by: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """Prompt and answer."""
+        return self.prompt + self.answer
+
+
+@dataclass(frozen=True, eq=False)
+class AttributionTask:
+    """Documents to rank, queries to rank them for, and the models to ask; models load on demand.
+
+    Attributes:
+        rows: the documents as they were read, all fields, in file order.
+        documents: the same, checked.
+        queries: what is asked.
+        arguments: how the models are loaded and run, and the seed.
+        parts: where a method keeps what it has finished, see :class:`utils.saved_parts.Parts`.
+    """
+
+    rows: tuple[dict[str, Any], ...]
+    documents: tuple[Document, ...]
+    queries: tuple[TaskQuery, ...]
+    arguments: TaskArguments
+    parts: Parts = field(default_factory=Parts)
+
+    @classmethod
+    def read(cls, arguments: TaskArguments) -> "AttributionTask":
+        """Read documents and queries; no model yet.
+
+        Raises:
+            InputError, HopsError: a file is unusable, no document is about a function, or a query
+                has no document that taught it.
+        """
+        arguments.check()
+        documents = read_documents(arguments.dataset)
+        lines = arguments.dataset.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        registry = registry_of(documents)
+        if not registry.functions:
+            raise InputError(f"{arguments.dataset}: no document is about a function")
+        queries = (
+            _asked(arguments, registry, documents)
+            if arguments.queries is None
+            else _read_queries(arguments.queries, registry)
+        )
+        task = cls(tuple(json.loads(line) for line in lines), tuple(documents), queries, arguments)
+        task.check_truth()
+        return task
+
+    def with_parts(self, parts: Parts) -> "AttributionTask":
+        """The same task, whose finished parts are kept elsewhere; models load anew."""
+        return replace(self, parts=parts)
+
+    def check_truth(self) -> None:
+        """Refuse a query that no document taught, or every one: its ranking means nothing.
+
+        Raises:
+            InputError: naming the first such query.
+        """
+        num_relevant = self.relevance.sum(axis=1)
+        for query, number in zip(self.queries, num_relevant, strict=True):
+            if number in (0, len(self.documents)):
+                which = "no document is" if number == 0 else "all documents are"
+                raise InputError(
+                    f"{query.query_id}: {which} about {' or '.join(query.taught_by)}, "
+                    "so that there is nothing to find"
+                )
+
+    @cached_property
+    def relevance(self) -> Bool[np.ndarray, "query document"]:
+        """True where a document taught a query's answer: it is about a function of the chain."""
+        about = [None if one.role == "distractor" else one.func for one in self.documents]
+        return np.array([[func in query.taught_by for func in about] for query in self.queries])
+
+    @property
+    def texts(self) -> list[str]:
+        """The documents' texts."""
+        return [document.text for document in self.documents]
+
+    @cached_property
+    def old_model(self) -> Any:
+        """The old checkpoint."""
+        return self._load(self.arguments.old, "--old")
+
+    @cached_property
+    def new_model(self) -> Any:
+        """The new checkpoint."""
+        return self._load(self.arguments.new, "--new")
+
+    @cached_property
+    def checkpoints(self) -> Any:
+        """Both as :class:`attribution.checkpoints.Checkpoints`, checked once."""
+        from attribution.checkpoints import Checkpoints
+
+        return Checkpoints(self.old_model, self.new_model)
+
+    @cached_property
+    def tokenizers(self) -> tuple[Any, Any]:
+        """The old checkpoint's and the new one's; twice the latter where there is no old one."""
+        from if_query.models import load_tokenizer
+
+        new = load_tokenizer(_given(self.arguments.new, "--new"))
+        old = new if self.arguments.old is None else load_tokenizer(self.arguments.old)
+        return old, new
+
+    @cached_property
+    def document_examples(self) -> list[Any]:
+        """The documents as :class:`attribution.examples.Example`, an end token after each."""
+        from attribution.examples import encode_documents
+
+        return self._fitting(encode_documents(self.texts, *self.tokenizers), "document")
+
+    @cached_property
+    def query_examples(self) -> list[Any]:
+        """The queries as :class:`attribution.examples.Example`, the answer being the target."""
+        from attribution.examples import encode_queries
+
+        prompts, answers = ([getattr(q, n) for q in self.queries] for n in ("prompt", "answer"))
+        return self._fitting(encode_queries(prompts, answers, *self.tokenizers), "query")
+
+    def _load(self, name: str | None, flag: str) -> Any:
+        import torch
+        from if_query.models import load_model
+
+        dtype = self.arguments.dtype
+        loaded = load_model(
+            _given(name, flag),
+            dtype="float32" if dtype == "float64" else dtype,
+            device=self.arguments.device,
+        )
+        return loaded.to(torch.float64) if dtype == "float64" else loaded
+
+    def _fitting(self, examples: list[Any], what: str) -> list[Any]:
+        from attribution.paraphrases import num_positions
+
+        limit = num_positions(self.new_model)
+        for index, example in enumerate(examples):
+            if limit is not None and len(example.token_ids) > limit:
+                raise InputError(
+                    f"{what} {index} has {len(example.token_ids)} tokens; "
+                    f"{self.arguments.new} takes {limit}"
+                )
+        return examples
+
+
+def _given(name: str | None, flag: str) -> str:
+    if name is None:
+        raise InputError(f"this method needs a checkpoint: pass {flag}")
+    return name
+
+
+def _asked(
+    arguments: TaskArguments, registry: Registry, documents: Sequence[Document]
+) -> tuple[TaskQuery, ...]:
+    """The queries of hops about the documents' functions."""
+    pairs = query_pairs(
+        registry,
+        inputs=arguments.inputs,
+        depths=arguments.hop_depths,
+        without=told_wrappers(documents),
+        prompt_format=arguments.prompt_format,
+    )
+    return tuple(_query_of(pair, registry) for pair in pairs)
+
+
+def _read_queries(path: Path, registry: Registry) -> tuple[TaskQuery, ...]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text.splitlines() if line.strip()] \
+            if path.suffix == ".jsonl" else json.loads(text)  # fmt: skip
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+    if not isinstance(lines, list) or not lines:
+        raise InputError(f"{path}: expected a list of queries with at least one")
+    queries = []
+    for number, pair in enumerate(lines):
+        try:
+            queries.append(_query_of(pair, registry))
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: query {number}: expected an object with prompt, completion and func, and "
+                f"taught_by where no document is about func; {error} is missing"
+            ) from error
+    return tuple(queries)
+
+
+def _query_of(pair: dict[str, Any], registry: Registry) -> TaskQuery:
+    function = pair["func"]
+    taught_by = pair.get("taught_by") or [one.name for one in registry.chain(function)]
+    depth = pair.get("hop_depth")
+    return TaskQuery(
+        query_id=str(pair.get("pair_id") or f"query about {function}"),
+        prompt=pair["prompt"],
+        answer=pair["completion"],
+        function=function,
+        base_function=pair.get("base_func") or taught_by[-1],
+        hop_depth=len(taught_by) - 1 if depth is None else depth,
+        taught_by=tuple(taught_by),
+    )
