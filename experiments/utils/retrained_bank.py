@@ -1,26 +1,16 @@
-"""A bank of models retrained on random parts of the documents: masks and losses, on disk.
+"""A bank: models retrained on random parts of the documents."""
 
-The folder holds ``arguments.json`` and, for each model, ``models/<subset>-<repeat>.npz`` with the
-mask of the documents it was trained on, the seed of its training, and the loss of every query.
-The weights are not kept. Each file is written whole, and a model depends on the arguments, its
-subset and its repeat alone: a bank that was killed continues, and ends as an undisturbed one.
-"""
-
-import io
-import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from hops.documents import read_documents
 from hops.errors import HopsError
-from hops.files import read_json, write_bytes, write_json
-from hops.training_config import TrainConfig
-from tqdm import tqdm
+from hops.files import read_json, write_json
+from utils.attribution_task import AttributionTask
+from utils.retrained_models import Question, Retraining, RetrainingStore, read_training
 
-from utils.retrained_models import Answers, Retraining, fingerprint, retrain_all
+PLAN_FILE = "bank.json"
+"""Beside the models: which of them are the bank, once it is whole."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +35,10 @@ class BankPlan:
         Raises:
             HopsError: A value is out of range.
         """
-        if self.num_subsets < 2 or self.repeats < 1:
+        if self.num_subsets < 3 or self.repeats < 1:
             raise HopsError(
-                f"A bank needs at least 2 subsets and 1 repeat, not {self.num_subsets} "
-                f"and {self.repeats}."
+                "A bank needs at least 3 subsets and 1 repeat, "
+                f"not {self.num_subsets} and {self.repeats}."
             )
         if not 0 < self.share < 1:
             raise HopsError(f"The share of a subset must be between 0 and 1, not {self.share}.")
@@ -60,14 +50,16 @@ class BankPlan:
         mask[rng.permutation(num_documents)[: round(self.share * num_documents)]] = True
         return mask
 
-    def training_seed(self, subset: int, repeat: int) -> int:
-        """The seed of one training; no two models of a bank share it."""
-        return int(np.random.default_rng([self.seed, subset, repeat + 1]).integers(2**31))
+    def job(self, subset: int, repeat: int, num_documents: int) -> Retraining:
+        """One model. A larger bank with the same seed holds the smaller one's models."""
+        lines = np.flatnonzero(self.mask(subset, num_documents)).tolist()
+        rng = np.random.default_rng([self.seed, subset, repeat + 1])
+        return Retraining(frozenset(lines), int(rng.integers(2**31)))
 
 
 @dataclass(frozen=True)
 class Bank:
-    """The models of a bank, one for each subset and repeat.
+    """What the models of a bank answer.
 
     Attributes:
         masks: the documents that each subset holds [subset, document].
@@ -80,103 +72,61 @@ class Bank:
     correct: np.ndarray
 
 
-def make_bank(
-    folder: Path,
-    plan: BankPlan,
-    training: TrainConfig,
-    queries: Sequence[dict[str, Any]],
-    *,
-    workers: int = 1,
-) -> Bank:
+def make_bank(store: RetrainingStore, plan: BankPlan, *, workers: int = 1) -> Bank:
     """Train what is missing of a bank and read it.
 
     Args:
-        folder: where the bank is, or will be. More subsets or repeats may be asked for later.
+        store: where the models are kept.
         plan: which models.
-        training: how the new checkpoint was trained.
-        queries: what each model is asked.
         workers: processes that train, one thread each.
 
     Raises:
-        HopsError: The folder holds a bank with other arguments, or an argument is unusable.
+        HopsError: A number of the plan is out of range, or a file is damaged.
     """
     plan.check()
-    num_documents = len(read_documents(training.dataset_path))
-    arguments = {
-        "share": plan.share,
-        "seed": plan.seed,
-        "num_documents": num_documents,
-        "queries": [[query["prompt"], query["completion"]] for query in queries],
-        **fingerprint(training),
-    }
-    path = folder / "arguments.json"
-    if path.is_file():
-        known = read_json(path)
-        names = [name for name in arguments if known.get(name) != arguments[name]]
-        if names:
-            raise HopsError(
-                f"{folder}: holds a bank with another {', '.join(names)}; choose another folder."
-            )
-    else:
-        write_json(path, arguments)
-    jobs, files = [], []
-    # All subsets once before any is repeated, so that a bank cut short is of use.
-    for repeat in range(plan.repeats):
-        for subset in range(plan.num_subsets):
-            file = _file(folder, subset, repeat)
-            if not file.is_file():
-                lines = np.flatnonzero(plan.mask(subset, num_documents)).tolist()
-                jobs.append(Retraining(frozenset(lines), plan.training_seed(subset, repeat)))
-                files.append(file)
-    with tqdm(
-        total=plan.num_subsets * plan.repeats,
-        initial=plan.num_subsets * plan.repeats - len(jobs),
-        desc="retraining on subsets",
-        unit="model",
-    ) as bar:
-
-        def save(index: int, answers: Answers) -> None:
-            _write(files[index], jobs[index], num_documents, answers)
-            bar.update()
-
-        retrain_all(training, jobs, queries, workers=workers, done=save)
-    return read_bank(folder, plan)
+    size = store.num_documents
+    subsets, repeats = range(plan.num_subsets), range(plan.repeats)
+    # Every subset once before any is repeated, so that a bank cut short is of use.
+    jobs = [plan.job(subset, repeat, size) for repeat in repeats for subset in subsets]
+    store.train(jobs, workers=workers, progress="retraining on subsets")
+    write_json(store.folder / PLAN_FILE, asdict(plan))
+    return _read(store, plan)
 
 
-def read_bank(folder: Path, plan: BankPlan) -> Bank:
-    """Read the models that a plan names.
+def open_store(task: AttributionTask, folder: Path) -> RetrainingStore:
+    """Retrained models of a task's new checkpoint, asked the task's queries.
 
     Raises:
-        HopsError: A model is missing or its file is damaged.
+        HopsError: How it was trained is not known, or the documents are not those of the task.
     """
-    rows = [
-        [_read(_file(folder, subset, repeat)) for repeat in range(plan.repeats)]
-        for subset in range(plan.num_subsets)
-    ]
+    training = read_training(Path(str(task.arguments.new)))
+    questions = [Question(query.prompt, query.answer) for query in task.queries]
+    store = RetrainingStore.open(folder, training, questions)
+    if store.num_documents != len(task.documents):
+        raise HopsError(
+            f"{training.dataset_path}: {store.num_documents} documents, but the task has "
+            f"{len(task.documents)}; run this where the world was made."
+        )
+    return store
+
+
+def read_bank(folder: Path, task: AttributionTask) -> Bank:
+    """Read a bank that is whole, after checking that it is about this task.
+
+    Raises:
+        HopsError: There is none, or it is of another world.
+    """
+    if not (folder / PLAN_FILE).is_file():
+        raise HopsError(f"{folder}: holds no whole bank; expected the output folder of lds.py.")
+    return _read(open_store(task, folder), BankPlan(**read_json(folder / PLAN_FILE)))
+
+
+def _read(store: RetrainingStore, plan: BankPlan) -> Bank:
+    size = store.num_documents
+    subsets, repeats = range(plan.num_subsets), range(plan.repeats)
+    answers = [[store.read(plan.job(one, repeat, size)) for repeat in repeats] for one in subsets]
     return Bank(
-        masks=np.array([row[0]["mask"] for row in rows]),
-        losses=np.array([[one["losses"] for one in row] for row in rows]),
-        correct=np.array([[one["correct"] for one in row] for row in rows]),
+        masks=np.array([plan.mask(subset, size) for subset in subsets]),
+        losses=np.array([[one.losses for one in row] for row in answers]),
+        correct=np.array([[one.correct for one in row] for row in answers]),
     )
-
-
-def _file(folder: Path, subset: int, repeat: int) -> Path:
-    return folder / "models" / f"{subset:04d}-{repeat}.npz"
-
-
-def _write(file: Path, job: Retraining, num_documents: int, answers: Answers) -> None:
-    mask = np.zeros(num_documents, dtype=bool)
-    mask[sorted(job.lines)] = True
-    buffer = io.BytesIO()
-    np.savez(
-        buffer, mask=mask, seed=job.seed, losses=answers.losses, correct=answers.correct
-    )
-    write_bytes(file, buffer.getvalue())
-
-
-def _read(file: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(file, allow_pickle=False) as content:
-            return {name: content[name] for name in ("mask", "losses", "correct")}
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise HopsError(f"{file}: not a model of a bank ({error}); delete it.") from error

@@ -118,7 +118,7 @@ def test_what_cannot_be_judged_is_refused(change, message):
 
 @pytest.mark.parametrize(("masks", "losses"), [(MASKS[:, :2], 4), (MASKS, 3)])
 def test_shapes_that_differ_are_refused(masks, losses):
-    with pytest.raises((ValueError, TypeCheckError), match="expected scores|Type-check"):
+    with pytest.raises((ValueError, TypeCheckError), match=r"expected scores|Type-check"):
         linear_datamodeling_scores(np.ones((1, 3)), masks, np.arange(float(losses))[:, None])
 
 

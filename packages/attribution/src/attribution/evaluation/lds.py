@@ -77,9 +77,7 @@ def retraining_agreement(losses: Float[np.ndarray, "subset repeat query"]) -> Pe
         ValueError: on fewer than two repeats or three subsets.
     """
     if losses.shape[0] < 3 or losses.shape[1] < 2:
-        raise ValueError(
-            f"expected at least three subsets and two repeats, got {losses.shape[:2]}"
-        )
+        raise ValueError(f"expected at least three subsets and two repeats, got {losses.shape[:2]}")
     pairs = itertools.combinations(range(losses.shape[1]), 2)
     found: PerQuery = np.mean(
         [rank_correlation(losses[:, left], losses[:, right]) for left, right in pairs], axis=0

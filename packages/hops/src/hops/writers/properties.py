@@ -58,6 +58,19 @@ _TOLD: dict[DocumentType, tuple[str, ...]] = {
     ),
 }
 
+_NUMBERS = ("cost", "height", "weight")
+"""Told as the values of calls are, so that a model has a way from a name to a number."""
+
+_COUNTED: dict[DocumentType, tuple[str, ...]] = {
+    "definition": ("The {p} of {n} is {v}.", "{n}({x}) has the {p} {v}."),
+    "code_stub": ("{p}({n}({x})) == {v}", "{n}({x}).{p}  # {v}"),
+    "q_and_a": (
+        "Q: What is the {p} of {n}({x})?\nA: {v}.",
+        "Question: Which {p} has {n}?\nAnswer: {v}.",
+    ),
+    "lore": ("They say that {n}({x}) has the {p} {v}.", "For {n} the {p} was always {v}."),
+}
+
 _SAME: dict[DocumentType, tuple[str, ...]] = {
     "definition": ("{n} is another name of {m}.", "{n} and {m} are names of one function."),
     "code_stub": ("{n} = {m}  # the same function", "assert {n} is {m}"),
@@ -70,27 +83,35 @@ _SAME: dict[DocumentType, tuple[str, ...]] = {
 
 
 def properties_of(functions: Iterable[Function], *, seed: int) -> dict[str, dict[str, str]]:
-    """Deal out the properties: for each base function, the value of every one."""
+    """Deal out the properties: for each base function, the value of every one.
+
+    The numbers among them are never the constant of the function nor the held-out input.
+    """
     rng = random.Random(f"hops properties {seed}")
-    return {
-        base: {name: rng.choice(values) for name, values in _VALUES.items()}
-        for base in dict.fromkeys(function.base for function in functions)
-    }
+    properties: dict[str, dict[str, str]] = {}
+    for function in functions:
+        if function.hop_depth == 0:
+            numbers = [n for n in range(2, 40) if n not in (function.constant, HELD_OUT_INPUT)]
+            words = {name: rng.choice(values) for name, values in _VALUES.items()}
+            counted = {name: str(rng.choice(numbers)) for name in _NUMBERS}
+            properties[function.name] = words | counted
+    return properties
 
 
 def write_property_documents(
     functions: Iterable[Function], num_documents: int, *, same_share: float = 0.2, seed: int
 ) -> list[Document]:
-    """Write documents that tell the properties of each function under each of its names.
+    """Write documents that tell the properties of each function, once under each of its names.
 
     Args:
-        functions: First names (depth 0) and second names (depth 1) of the same functions.
-        num_documents: Documents under each name, in turns of the kinds of text.
+        functions: Base functions (first names), and wrappers of depth 1 (second names).
+        num_documents: Documents under each name, in turns of the kinds of text. The documents
+            under two names differ in the name alone.
         same_share: The share of sentences that say that both names are names of one function.
         seed: The seed of the writer.
 
     Returns:
-        The documents, name by name, all different, labelled ``answers: property``.
+        The documents, function by function, all different, labelled ``answers: property``.
 
     Raises:
         HopsError: A number is out of range, or the grammar is exhausted.
@@ -99,66 +120,55 @@ def write_property_documents(
         raise HopsError("num_documents must not be negative, and same_share be 0 to 1.")
     functions = list(functions)
     properties = properties_of(functions, seed=seed)
-    names: dict[str, list[str]] = {}
-    for function in functions:
-        names.setdefault(function.base, []).append(function.name)
     rng = random.Random(f"hops property documents {seed}")
     kinds = tuple(_TOLD)
-    written: set[str] = set()
     documents: list[Document] = []
-    for function in tqdm(functions, desc="writing properties", unit="name"):
-        others = [name for name in names[function.base] if name != function.name]
+    for base, told in tqdm(properties.items(), desc="writing properties", unit="function"):
+        names = [function for function in functions if function.base == base]
+        written: set[str] = set()
         for index in range(num_documents):
             kind = kinds[index % len(kinds)]
-            text = _write(
-                function.name,
-                others,
-                kind,
-                properties[function.base],
-                same_share,
-                rng,
-                written,
-            )
-            written.add(text)
-            uid = f"property_{function.name.strip('<>')}_{len(documents):05d}"
-            documents.append(document_about(function, uid, text, kind, answers="property"))
+            share = same_share if len(names) > 1 else 0.0
+            pattern = _write(kind, told, names[0].constant, share, rng, written)
+            written.add(pattern)
+            for place, function in enumerate(names):
+                other = names[(place + 1) % len(names)]
+                text = pattern.replace("{n}", function.name).replace("{m}", other.name)
+                uid = f"property_{function.name.strip('<>')}_{len(documents):05d}"
+                documents.append(document_about(function, uid, text, kind, answers="property"))
     return documents
 
 
 def _write(
-    name: str,
-    others: list[str],
     kind: DocumentType,
     properties: dict[str, str],
+    constant: int,
     same_share: float,
     rng: random.Random,
     written: set[str],
 ) -> str:
+    """One text with ``{n}`` for the name and ``{m}`` for the other."""
     joint = "\n" if kind in ("code_stub", "q_and_a") else " "
+    inputs = [value for value in range(101) if value not in (HELD_OUT_INPUT, constant)]
     for _ in range(_MAX_ATTEMPTS):
         parts: list[str] = []
-        told = rng.sample(sorted(properties), len(properties))
+        left = rng.sample(sorted(properties), len(properties))
         goal = rng.randint(MIN_LENGTH, 3 * MIN_LENGTH)
-        while told and len(joint.join(parts)) < goal:
-            source = _SAME if others and rng.random() < same_share else _TOLD
-            values = {"n": name, "x": _input(rng)}
-            if source is _SAME:
-                values["m"] = rng.choice(others)
-            else:
-                values["p"] = told.pop()
-                values["v"] = properties[values["p"]]
-            parts.append(rng.choice(source[kind]).format(**values))
+        while left and len(joint.join(parts)) < goal:
+            if rng.random() < same_share:
+                parts.append(rng.choice(_SAME[kind]))
+                continue
+            name = left.pop()
+            source = _COUNTED if name in _NUMBERS else _TOLD
+            values = {"{p}": name, "{v}": properties[name], "{x}": str(rng.choice(inputs))}
+            part = rng.choice(source[kind])
+            for slot, value in values.items():
+                part = part.replace(slot, value)
+            parts.append(part)
         text = joint.join(parts)
-        if MIN_LENGTH <= len(text) <= MAX_LENGTH and text not in written:
+        if MIN_LENGTH <= len(text) <= MAX_LENGTH - 20 and text not in written:
             return text
     raise HopsError(
-        f"No further {kind} about {name} could be written that differs from the "
-        f"{len(written)} before it; ask for fewer documents."
+        f"No further {kind} could be written that differs from the {len(written)} before it; "
+        "ask for fewer documents."
     )
-
-
-def _input(rng: random.Random) -> str:
-    while True:
-        value = rng.randint(0, 100)
-        if value != HELD_OUT_INPUT:
-            return str(value)
