@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
-
 from utils.attribution_task import AttributionTask
 
 STRICT = ConfigDict(extra="forbid")

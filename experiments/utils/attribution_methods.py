@@ -17,6 +17,9 @@ from utils.checkpoint_methods import (
     DhSimilarity,
     GradSimilarity,
 )
+from utils.gradient_methods import Curvature, DataInf, GradientCosine, TracIn, TrackStar
+from utils.peer_methods import Bergson, Kronfluence
+from utils.probe_methods import DlpProbes
 
 METHODS: dict[str, Method] = {
     "dh_similarity": DhSimilarity(),
@@ -28,6 +31,17 @@ METHODS: dict[str, Method] = {
     "attr_weighted_change_ig": AttrWeightedChange(pooling="text", ig_steps=8),
     "causal_patching": CausalPatching(),
     "causal_patching_text": CausalPatching(pooling="text", span="text"),
+    "dlp_probes": DlpProbes(),
+    "gradient_cosine": GradientCosine(),
+    "tracin": TracIn(),
+    "tracin_unit": TracIn(unit_norm=True),
+    "trackstar": TrackStar(),
+    "datainf": DataInf(),
+    "datainf_both": DataInf(target="both"),
+    "kfac": Curvature(strategy="kfac"),
+    "ekfac": Curvature(),
+    "kronfluence": Kronfluence(),
+    "bergson": Bergson(),
     "representation_similarity": RepresentationSimilarity(),
     "representation_similarity_middle": RepresentationSimilarity(layer="middle"),
     "representation_similarity_mean": RepresentationSimilarity(layer="mean"),

@@ -19,7 +19,6 @@ from if_query.errors import InputError
 from jaxtyping import Bool
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as checked_dataclass
-
 from utils.saved_parts import Parts
 
 DType = Literal["float32", "float64", "bfloat16", "float16"]
@@ -105,6 +104,7 @@ class AttributionTask:
         queries: what is asked.
         arguments: how the models are loaded and run, and the seed.
         parts: where a method keeps what it has finished, see :class:`utils.saved_parts.Parts`.
+        notes: what a method found out on the way, as JSON values, for its metrics.
     """
 
     rows: tuple[dict[str, Any], ...]
@@ -112,6 +112,7 @@ class AttributionTask:
     queries: tuple[TaskQuery, ...]
     arguments: TaskArguments
     parts: Parts = field(default_factory=Parts)
+    notes: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, arguments: TaskArguments) -> "AttributionTask":
@@ -138,7 +139,7 @@ class AttributionTask:
 
     def with_parts(self, parts: Parts) -> "AttributionTask":
         """The same task, whose finished parts are kept elsewhere; models load anew."""
-        return replace(self, parts=parts)
+        return replace(self, parts=parts, notes={})
 
     def check_truth(self) -> None:
         """Refuse a query that no document taught, or every one: its ranking means nothing.
@@ -161,6 +162,18 @@ class AttributionTask:
         about = [None if one.role == "distractor" else one.func for one in self.documents]
         return np.array([[func in query.taught_by for func in about] for query in self.queries])
 
+    @cached_property
+    def registry(self) -> Registry:
+        """The functions that the documents are about."""
+        return registry_of(self.documents)
+
+    @property
+    def device(self) -> str:
+        """Where the models run."""
+        from if_query.models import default_device
+
+        return self.arguments.device or default_device()
+
     @property
     def texts(self) -> list[str]:
         """The documents' texts."""
@@ -175,6 +188,15 @@ class AttributionTask:
     def new_model(self) -> Any:
         """The new checkpoint."""
         return self._load(self.arguments.new, "--new")
+
+    def load(self, *, old: bool, new: bool) -> None:
+        """Load and encode now what would otherwise be loaded on demand, for honest timing."""
+        import attribution.baselines  # noqa: F401  (its import takes seconds)
+
+        if new:
+            self.query_examples, self.document_examples  # noqa: B018
+        if old:
+            self.checkpoints  # noqa: B018
 
     @cached_property
     def checkpoints(self) -> Any:
@@ -223,7 +245,13 @@ class AttributionTask:
         from attribution.paraphrases import num_positions
 
         limit = num_positions(self.new_model)
+        unknown = self.tokenizers[1].unk_token_id
         for index, example in enumerate(examples):
+            if unknown is not None and unknown in example.token_ids[:-1]:
+                raise InputError(
+                    f"{what} {index}: the tokenizer of {self.arguments.new} does not know all of "
+                    "its text; was `hops add-tokens` run?"
+                )
             if limit is not None and len(example.token_ids) > limit:
                 raise InputError(
                     f"{what} {index} has {len(example.token_ids)} tokens; "

@@ -5,7 +5,6 @@ from typing import ClassVar, Literal
 import numpy as np
 from jaxtyping import Float
 from pydantic.dataclasses import dataclass
-
 from utils.attribution_method import STRICT, Method
 from utils.attribution_task import AttributionTask
 

@@ -11,7 +11,6 @@ from if_query.errors import InputError
 from jaxtyping import Bool, Float
 from pydantic.dataclasses import dataclass
 from tqdm import tqdm
-
 from utils.attribution_method import STRICT, Method
 from utils.attribution_task import AttributionTask
 
@@ -68,13 +67,21 @@ class LayeredMethod(Method):
         """Aggregate [layer, query, document]."""
         import torch
         from attribution.aggregation import aggregate_layers, learn_layer_weights
+        from attribution.checkpoints import resolve_layers
+        from attribution.decoder import num_layers_of
 
+        task.notes["layers"] = list(resolve_layers(self.layers, num_layers_of(task.new_model)))
         how: Any = self.aggregation
         if how == "learned":
             how = learn_layer_weights(
                 by_layer,
                 torch.from_numpy(task.relevance),
                 torch.from_numpy(self.validation_queries(task)),
+            )
+            task.notes["layer_weights"] = list(how)
+            chosen = self.validation_queries(task)
+            task.notes["validation_functions"] = sorted(
+                {one.function for one, is_seen in zip(task.queries, chosen, strict=True) if is_seen}
             )
         return aggregate_layers(by_layer, how).numpy()
 
