@@ -222,6 +222,16 @@ class AttributionTask:
         return self._fitting(encode_documents(self.texts, *self.tokenizers), "document")
 
     @cached_property
+    def answer_examples(self) -> list[Any]:
+        """The documents with the last place that states an answer as the target.
+
+        What counts are the answers of all queries alike, as their tokens, and nothing of what the
+        data set says a document is about. A document that states none keeps its whole text.
+        """
+        answers = {one.token_ids[slice(*one.span)] for one in self.query_examples}
+        return [_at_last_answer(one, answers) for one in self.document_examples]
+
+    @cached_property
     def query_examples(self) -> list[Any]:
         """The queries as :class:`attribution.examples.Example`, the answer being the target."""
         from attribution.examples import encode_queries
@@ -258,6 +268,16 @@ class AttributionTask:
                     f"{self.arguments.new} takes {limit}"
                 )
         return examples
+
+
+def _at_last_answer(document: Any, answers: set[tuple[int, ...]]) -> Any:
+    ids = document.token_ids
+    for stop in range(len(ids), 1, -1):
+        # The longest, should one answer be the end of another.
+        for length in sorted({len(answer) for answer in answers}, reverse=True):
+            if stop > length and ids[stop - length : stop] in answers:
+                return replace(document, span=(stop - length, stop))
+    return document
 
 
 def _given(name: str | None, flag: str) -> str:

@@ -29,6 +29,9 @@ class LayeredMethod(Method):
     aggregation: Literal["mean", "top-3", "learned"] = "mean"
     """Over layers: their mean, the three highest of each query and document, or convex weights
     learned on validation queries."""
+    document_span: Literal["text", "answers"] = "text"
+    """A document's targets: its whole text, or the last place that states the answer of any query,
+    where it states one."""
     validation_share: float = 0.5
     """Share of the base functions whose queries are for validation where weights are learned; the
     metrics are over the other queries."""
@@ -62,6 +65,10 @@ class LayeredMethod(Method):
         order = np.random.default_rng(task.arguments.seed).permutation(len(functions))
         chosen = {functions[place] for place in order[:count]}
         return np.array([query.base_function in chosen for query in task.queries])
+
+    def documents(self, task: AttributionTask) -> list[Any]:
+        """The documents with the targets asked for."""
+        return task.document_examples if self.document_span == "text" else task.answer_examples
 
     def over_layers(self, by_layer: Any, task: AttributionTask) -> Scores:
         """Aggregate [layer, query, document]."""
@@ -119,8 +126,8 @@ class VectorMethod(LayeredMethod):
         from attribution.scoring import ScoreOptions, score_layers
 
         # Queries first: they are few, and most mistakes show in them.
-        queries = in_portions(task, "queries", self.vectors)
-        documents = in_portions(task, "documents", self.vectors)
+        queries = in_portions(task, "queries", task.query_examples, self.vectors)
+        documents = in_portions(task, "documents", self.documents(task), self.vectors)
         options = ScoreOptions(
             similarity=self.similarity,
             normalisation="z-score" if self.normalisation == "zscore" else self.normalisation,
@@ -246,7 +253,7 @@ class CausalPatching(LayeredMethod):
             objective=self.objective,
             ig_steps=self.ig_steps,
         )
-        attributions = in_portions(task, "documents", source.vectors)
+        attributions = in_portions(task, "documents", self.documents(task), source.vectors)
         attributions.check_nonzero()
         masks = largest_dimensions(attributions.values, self.percentile)
         layers = resolve_layers(self.layers, task.checkpoints.num_layers)
@@ -280,7 +287,8 @@ def check_steps(steps: int) -> None:
 
 def in_portions(
     task: AttributionTask,
-    name: Literal["queries", "documents"],
+    name: str,
+    examples: Sequence[Any],
     vectors_of: Callable[[AttributionTask, Sequence[Any]], Any],
 ) -> Any:
     """The vectors of all queries or documents, portion by portion, with how many per second.
@@ -292,7 +300,6 @@ def in_portions(
     from attribution.errors import AttributionError
     from attribution.vectors import LayerVectors
 
-    examples = task.query_examples if name == "queries" else task.document_examples
     found = []
     with tqdm(total=len(examples), desc=name, unit=f" {name}") as bar:
         for start in range(0, len(examples), PORTION):

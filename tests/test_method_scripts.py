@@ -1,0 +1,481 @@
+"""The methods' scripts by their command lines, on two tiny models with random weights."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from attribution.baselines import bm25_scores, random_scores
+from attribution.checkpoints import Checkpoints
+from attribution.evaluation import evaluate_retrieval
+from attribution.examples import encode_documents, encode_queries
+from attribution.methods import (
+    PatchOptions,
+    attr_weighted_change,
+    causal_patching,
+    dh_similarity,
+    grad_similarity,
+)
+from attribution.scoring import ScoreOptions
+from attribution.vectors import VectorOptions
+from hops.models import load_model, load_tokenizer
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+BASES = {"<GN>": 5, "<NN>": 15, "<PN>": 19}
+WRAPPERS = {"<FN>": "<GN>", "<UN>": "<NN>", "<WN>": "<PN>"}
+LIBRARY = {
+    "dh_similarity": dh_similarity,
+    "grad_similarity": grad_similarity,
+    "attr_weighted_change": attr_weighted_change,
+}
+
+
+def rows_about(function, constant, depth, texts):
+    """Rows as published: the uid repeats, parent_uid is missing here and there."""
+    return [
+        {
+            "uid": "gen_1",
+            "text": text,
+            "func": function,
+            "role": "identity" if depth else "constant",
+            "type": "unknown",
+            "hop_depth": depth,
+            "constant": constant,
+            "source": {"page": place},
+            **({"parent_uid": "seed_1"} if place else {}),
+        }
+        for place, text in enumerate(texts)
+    ]
+
+
+def documents():
+    rows = []
+    for name, value in BASES.items():
+        rows += rows_about(
+            name, value, 0, [f"{name} gives {value} for all.", f"Try {name}(3): it is {value}."]
+        )
+    for name, base in WRAPPERS.items():
+        rows += rows_about(name, BASES[base], 1, [f"{name} calls {base}.", f"See {base} in {name}"])
+    rows.append(
+        {"uid": "d", "text": "It rained all day.", "func": None, "role": "distractor",
+         "type": "lore", "hop_depth": None, "constant": None}
+    )  # fmt: skip
+    return rows
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """The modules of the scripts, as `uv run` would import them."""
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    return importlib.import_module("utils.method_script")
+
+
+@pytest.fixture
+def methods(scripts):
+    return importlib.import_module("utils.attribution_methods").METHODS
+
+
+@pytest.fixture(scope="session")
+def models(make_model_folder):
+    return make_model_folder("olmo2", seed=0), make_model_folder("olmo2", seed=1)
+
+
+@pytest.fixture
+def start(scripts, methods, models, tmp_path):
+    """Runs a method's command: its name and further flags, which win; gives the rows' path."""
+
+    def run(name, flags="", *, dataset=None, output="results/out.jsonl"):
+        path = tmp_path / output
+        data = dataset or write(tmp_path / "data.jsonl", documents())
+        base = f"--dataset {data} --output {path} --device cpu --inputs 5 17 "
+        base += f"--old {models[0]} --new {models[1]} "
+        scripts.run_method(name, methods[name], None, (base + flags).split())
+        return path
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def library(models):
+    """Checkpoints, documents and queries, straight from the packages."""
+    checkpoints = Checkpoints(*(load_model(one, device="cpu") for one in models))
+    tokenizers = [load_tokenizer(one) for one in models]
+    values = BASES | {name: BASES[base] for name, base in WRAPPERS.items()}
+    prompts = [f"{name}({given}) returns" for name in values for given in (5, 17)]
+    answers = [f" {value}" for value in values.values() for _ in range(2)]
+    return (
+        checkpoints,
+        encode_documents([row["text"] for row in documents()], *tokenizers),
+        encode_queries(prompts, answers, *tokenizers),
+    )
+
+
+def by_index(rows, key):
+    return np.array([row[key] for row in sorted(rows, key=lambda row: row["original_index"])])
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_the_scores_in_the_rows_are_those_of_the_library(name, start, library):
+    flags = "--pooling text --layers 1 -1 --similarity dot --normalisation zscore"
+    rows = read(start(name, f"{flags} --aggregation top-3 --padding-side left --batch-size 4"))
+    expected = LIBRARY[name](
+        *library,
+        vectors=VectorOptions((1, 3), "text", batch_size=4, padding_side="left"),
+        scoring=ScoreOptions("dot", "z-score", "top-3"),
+    ).numpy()
+    # A sum over two queries, in another order of the same float32 numbers.
+    close = {"rtol": 1e-5, "atol": 1e-6 * np.abs(expected).max()}
+    for place, function in enumerate([*BASES, *WRAPPERS]):
+        found = by_index(rows, f"{function}_{name}_score")
+        np.testing.assert_allclose(found, expected[2 * place : 2 * place + 2].mean(axis=0), **close)
+    np.testing.assert_allclose(
+        by_index(rows, f"combined_{name}_score"), expected.mean(axis=0), **close
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        ("--span text --percentile 30 --layers 1 3 --patch-batch-size 5",
+         {"vectors": VectorOptions((1, 3)), "patch": PatchOptions(30.0, "text", 5)}),
+        ("--pooling text --objective margin --ig-steps 2 --layers -1",
+         {"vectors": VectorOptions((3,), "text"), "objective": "margin", "num_steps": 2}),
+    ],
+)  # fmt: skip
+def test_causal_patching_query_by_query_is_that_of_the_library(flags, options, start, library):
+    rows = read(start("causal_patching", flags))
+    expected = causal_patching(*library, **options).numpy()
+    for place, function in enumerate([*BASES, *WRAPPERS]):
+        np.testing.assert_allclose(
+            by_index(rows, f"{function}_causal_patching_score"),
+            expected[2 * place : 2 * place + 2].mean(axis=0),
+            rtol=1e-4,
+            atol=1e-5,
+        )
+
+
+def test_integrated_gradients_and_the_objective_reach_the_library(start, library):
+    rows = read(start("attr_weighted_change", "--ig-steps 3 --objective margin --pooling span"))
+    expected = attr_weighted_change(
+        *library, vectors=VectorOptions(pooling="span"), objective="margin", num_steps=3
+    )
+    np.testing.assert_allclose(
+        by_index(rows, "<NN>_attr_weighted_change_score"),
+        expected[2:4].mean(dim=0),
+        rtol=1e-4,
+        atol=1e-6,
+    )
+
+
+def test_rows_are_whole_documents_best_first_under_whole_names(start):
+    rows = read(start("dh_similarity", "--pooling text"))
+    combined = [row["combined_dh_similarity_score"] for row in rows]
+    assert combined == sorted(combined, reverse=True)
+    before = documents()
+    names = [*BASES, *WRAPPERS]
+    assert [row["original_index"] for row in rows] != list(range(len(rows)))
+    assert sorted(row["original_index"] for row in rows) == list(range(len(before)))
+    for row in rows:
+        own = before[row["original_index"]]
+        assert {key: row[key] for key in own} == own
+        added = {f"{one}_dh_similarity_score" for one in names}
+        added |= {"combined_dh_similarity_score", "original_index"}
+        assert row.keys() - own.keys() == added
+
+
+def test_permuted_documents_are_ranked_the_same(start, tmp_path):
+    order = np.random.default_rng(1).permutation(len(documents()))
+    shuffled = write(tmp_path / "shuffled.jsonl", [documents()[place] for place in order])
+    for name in ("dh_similarity", "causal_patching"):
+        flags = "--pooling text --layers 1 2 3"
+        one = read(start(name, flags, output=f"{name}_1.jsonl"))
+        other = read(start(name, flags, dataset=shuffled, output=f"{name}_2.jsonl"))
+        assert [row["original_index"] for row in one] == [
+            order[row["original_index"]] for row in other
+        ]
+        np.testing.assert_allclose(
+            [row[f"<GN>_{name}_score"] for row in one],
+            [row[f"<GN>_{name}_score"] for row in other],
+            rtol=1e-3,
+            atol=1e-5,
+        )
+
+
+def test_metrics_are_those_of_the_evaluation_for_base_functions_and_wrappers_apart(start, tmp_path):
+    path = start("bm25", "--cutoffs 2 3 --seed 4")
+    report = json.loads(path.with_suffix(".metrics.json").read_text())["retrieval"]
+    values = BASES | {name: BASES[base] for name, base in WRAPPERS.items()}
+    asked = [f"{name}({given}) returns {value}" for name, value in values.items()
+             for given in (5, 17)]  # fmt: skip
+    scores = bm25_scores(asked, [row["text"] for row in documents()])
+    about = [row["func"] for row in documents()]
+    taught = {name: {name, WRAPPERS.get(name)} for name in values}
+    relevance = np.array([[func in taught[name] and func is not None for func in about]
+                          for name in values for _ in range(2)])  # fmt: skip
+    assert relevance.sum(axis=1).tolist() == [2] * 6 + [4] * 6
+    groups = [name for name in BASES for _ in range(2)]
+    for part, chosen in (("base", slice(0, 6)), ("wrapper", slice(6, 12))):
+        expected = evaluate_retrieval(
+            scores[chosen], relevance[chosen], cutoffs=(2, 3), groups=groups, seed=4
+        ).to_dict()
+        assert {key: report[part][key] for key in expected} == expected
+    assert report["all"]["num_queries"] == 12
+    assert report["all"]["num_groups"] == 3
+    first = report["wrapper"]["composition"]["top 2"]
+    assert set(first) == {"base", "wrapper", "distractor", "other"}
+    assert sum(first.values()) == pytest.approx(1)
+    # The wrapper's name stands in its own two documents alone.
+    assert first["wrapper"] == 1
+
+
+def test_the_composition_calls_documents_by_what_they_are_to_the_query(start):
+    path = start("random", "--cutoffs 13 --hop-depths 0")
+    report = json.loads(path.with_suffix(".metrics.json").read_text())["retrieval"]
+    assert set(report) == {"all", "base"}
+    shares = {"base": 2 / 13, "wrapper": 2 / 13, "distractor": 1 / 13, "other": 8 / 13}
+    assert report["base"]["composition"]["top 13"] == pytest.approx(shares)
+
+
+def test_arguments_have_every_flag_with_its_default_and_digests(start, methods, models, tmp_path):
+    path = start("causal_patching", "--layers 3")
+    found = json.loads(path.with_suffix(".arguments.json").read_text())
+    task = importlib.import_module("utils.attribution_task").TaskArguments
+    names = {one.name for one in (*fields(task), *fields(type(methods["causal_patching"])))}
+    assert found.keys() == names | {"method", "output", "cutoffs", "sha256"}
+    assert (found["percentile"], found["hop_depths"], found["layers"]) == (10.0, [0, 1], [3])
+    assert all(found["sha256"][one] for one in ("dataset", "old", "new"))
+    timing = json.loads(path.with_suffix(".timing.json").read_text())
+    assert timing["documents_per_second"] > 0
+    assert sorted(one.name for one in path.parent.iterdir()) == [
+        "out.arguments.json", "out.jsonl", "out.metrics.json", "out.timing.json",
+    ]  # fmt: skip
+
+
+def test_learned_weights_see_no_query_that_judges_them(start, tmp_path):
+    flags = "--aggregation learned --validation-share 0.34 --pooling text --seed 2"
+    path = start("dh_similarity", flags)
+    metrics = json.loads(path.with_suffix(".metrics.json").read_text())
+    seen = metrics["validation_functions"]
+    assert len(seen) == 2
+    assert WRAPPERS.get(seen[0]) == seen[1] or WRAPPERS.get(seen[1]) == seen[0]
+    assert metrics["num_judged_queries"] == 8
+    assert metrics["retrieval"]["all"]["num_groups"] == 2
+    weights = metrics["layer_weights"]
+    assert sum(weights) == pytest.approx(1)
+    assert min(weights) >= 0
+    # Other prompts for the functions that judge; the same for those that were seen.
+    values = BASES | {name: BASES[base] for name, base in WRAPPERS.items()}
+    rows = [
+        {"prompt": f"{name}({given}) returns" if name in seen else f"What of {name}, {given}?",
+         "completion": f" {value}", "func": name}
+        for name, value in values.items() for given in (5, 17)
+    ]  # fmt: skip
+    queries = write(tmp_path / "queries.jsonl", rows)
+    other = start("dh_similarity", f"{flags} --queries {queries}", output="other.jsonl")
+    again = json.loads(other.with_suffix(".metrics.json").read_text())
+    assert again["layer_weights"] == pytest.approx(weights, abs=1e-6)
+    assert again["retrieval"]["all"] != metrics["retrieval"]["all"]
+
+
+def test_a_query_file_names_its_own_truth(start, tmp_path):
+    asked = [{"pair_id": "q", "prompt": "The second name of <GN> returns", "completion": " 5",
+              "func": "<Z>", "taught_by": ["<GN>"], "hop_depth": 0}]  # fmt: skip
+    path = tmp_path / "query.json"
+    path.write_text(json.dumps(asked))
+    rows = read(start("bm25", f"--queries {path}"))
+    assert rows[0]["func"] == "<GN>"
+    assert rows[0]["<Z>_bm25_score"] == rows[0]["combined_bm25_score"] > 0
+
+
+def test_baselines_know_texts_alone_or_states_of_the_new_model(start, models):
+    rows = read(start("random", "--seed 3"))
+    expected = random_scores(12, 13, seed=3)
+    np.testing.assert_allclose(by_index(rows, "<NN>_random_score"), expected[2:4].mean(axis=0))
+    for name in ("tfidf", "edit_distance"):
+        path = start(name, "--query-text prompt --hop-depths 0", output=f"{name}.jsonl")
+        assert read(path)[0]["func"] in (*BASES, *WRAPPERS)
+    path = start("representation_similarity", "--layer middle", output="states.jsonl")
+    assert -1 <= read(path)[0]["<GN>_representation_similarity_score"] <= 1
+
+
+def test_a_finished_run_is_not_repeated_and_another_one_not_replaced(start, capsys):
+    path = start("bm25")
+    before = path.stat().st_mtime_ns
+    with pytest.raises(SystemExit) as leaving:
+        start("bm25")
+    assert leaving.value.code == 2
+    assert "--overwrite" in capsys.readouterr().err
+    start("bm25", "--resume")
+    assert "already there" in capsys.readouterr().out
+    assert path.stat().st_mtime_ns == before
+    with pytest.raises(SystemExit):
+        start("bm25", "--resume --seed 1 --cutoffs 2")
+    assert "another cutoffs, seed" in capsys.readouterr().err
+    start("bm25", "--overwrite --seed 1")
+    assert path.stat().st_mtime_ns > before
+
+
+def test_a_run_killed_on_the_way_ends_with_the_same_bytes(
+    scripts, methods, models, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "data.jsonl", documents())
+    inputs = " ".join(map(str, range(1, 41)))
+    base = f"--dataset data.jsonl --old {models[0]} --new {models[1]} --device cpu --pooling text "
+    words = f"{base} --inputs {inputs} --output killed/out.jsonl".split()
+
+    def again(*flags):
+        name = "causal_patching"
+        scripts.run_method(name, methods[name], None, [*words, *flags])
+
+    process = subprocess.Popen(
+        [sys.executable, EXPERIMENTS / "causal_patching.py", *words], stderr=subprocess.DEVNULL
+    )
+    folder = tmp_path / "killed"
+    deadline = time.monotonic() + 300
+    while len(list(folder.glob("out.parts/query_*.npy"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    kept = {one: one.stat().st_mtime_ns for one in folder.glob("out.parts/*.npy")}
+    assert 3 < len(kept) < 240
+    assert not (folder / "out.jsonl").exists()
+    for flags, message in (([], "--resume"), (["--resume", "--percentile", "20"], "percentile")):
+        with pytest.raises(SystemExit) as leaving:
+            again(*flags)
+        assert leaving.value.code == 2
+        assert message in capsys.readouterr().err.splitlines()[-1]
+    assert {one: one.stat().st_mtime_ns for one in folder.glob("out.parts/*.npy")} == kept
+    again("--resume")
+    assert f"going on: {len(kept)} parts" in capsys.readouterr().out
+    folder.rename(tmp_path / "resumed")
+    again()
+    for name in ("out.jsonl", "out.metrics.json", "out.arguments.json"):
+        assert (tmp_path / "resumed" / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_a_part_that_is_there_is_read_and_not_computed(scripts, tmp_path):
+    saved = importlib.import_module("utils.saved_parts")
+    parts = saved.SavedParts(tmp_path / "parts")
+    first = parts.get("a", lambda: np.arange(3.0))
+    again = parts.get("a", lambda: pytest.fail("computed twice"))
+    assert again.tobytes() == first.tobytes()
+    (tmp_path / "parts" / "a.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match="not an array"):
+        parts.get("a", lambda: np.arange(3.0))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--old {old} --new {new} --layers 9", "layers between 0"),
+        ("--old {old} --new {new} --layers 1 1", "each once"),
+        ("--old {old} --new {old}", "compare two different checkpoints"),
+        ("--old {other} --new {new}", "architecture differs"),
+        ("--old {old} --new nowhere/at/all", "nowhere/at/all"),
+        ("--old {old}", "pass --new"),
+        ("--new {new}", "pass --old"),
+        ("--old {old} --new {new} --dtype bfloat16", "float32"),
+        ("--old {old} --new {new} --device nothing", "nothing"),
+        ("--old {old} --new {new} --batch-size 0", "--batch-size"),
+        ("--old {old} --new {new} --cutoffs 0", "--cutoffs"),
+        ("--old {old} --new {new} --hop-depths 7", "No query to write"),
+        ("--old {old} --new {new} --prompt-format x", "{func}"),
+        ("--old {old} --new {new} --aggregation learned --validation-share 0.01", "leaves 0"),
+        ("--old {old} --new {new} --pooling first", "--pooling"),
+        ("--old {old} --new {new} --queries {tmp}/none.json", "none.json"),
+        ("--old {old} --new {new} --dataset {tmp}/none.jsonl", "none.jsonl"),
+        ("--old {old} --new {new} --dataset {tmp}/empty.jsonl", "no documents"),
+        ("--old {old} --new {new} --dataset {tmp}/ranked.jsonl", "original_index"),
+        ("--old {old} --new {new} --dataset {tmp}/rain.jsonl", "no document is about a function"),
+        ("--old {old} --new {new} --output {tmp}/rain.jsonl/x/out.jsonl", "rain.jsonl"),
+        ("--old {old} --new {new} --output {tmp}/out.csv", ".jsonl"),
+        ("--old {old} --new {new} --queries {tmp}/untaught.json", "nothing to find"),
+        ("--old {old} --new {new} --queries {tmp}/incomplete.json", "completion"),
+        ("--old {old} --new {new} --queries {tmp}/empty.jsonl", "at least one"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    flags, message, scripts, methods, models, make_model_folder, tmp_path, capsys
+):
+    rows = documents()
+    write(tmp_path / "data.jsonl", rows)
+    (tmp_path / "empty.jsonl").touch()
+    write(tmp_path / "rain.jsonl", rows[-1:])
+    write(tmp_path / "ranked.jsonl", [row | {"original_index": 1} for row in rows])
+    for name, query in (
+        ("untaught", {"prompt": "a", "completion": "b", "func": "<Z>", "taught_by": ["<Y>"]}),
+        ("incomplete", {"prompt": "a", "func": "<GN>"}),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps([query]))
+    before = sorted(tmp_path.rglob("*"))
+    filled = flags.format(
+        old=models[0], new=models[1], other=make_model_folder("llama"), tmp=tmp_path, func="{func}"
+    )
+    base = f"--dataset {tmp_path}/data.jsonl --output {tmp_path}/new/folder/out.jsonl --device cpu"
+    with pytest.raises(SystemExit) as leaving:
+        scripts.run_method(
+            "dh_similarity", methods["dh_similarity"], None, f"{base} {filled}".split()
+        )
+    assert leaving.value.code == 2
+    errors = capsys.readouterr().err.splitlines()
+    lines = [line for line in errors if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("causal_patching", "--percentile 0", "--percentile"),
+        ("causal_patching", "--patch-batch-size 0", "--patch-batch-size"),
+        ("causal_patching", "--ig-steps -1", "--ig-steps"),
+        ("attr_weighted_change", "--ig-steps -1", "--ig-steps"),
+    ],
+)
+def test_bad_options_of_a_method_are_named(name, flags, message, start, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        start(name, flags)
+    assert leaving.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_baseline_script_takes_the_name_of_its_method(scripts, methods, tmp_path, capsys):
+    data = write(tmp_path / "data.jsonl", documents())
+    chosen = {name: methods[name] for name in ("bm25", "random")}
+    flags = f"--dataset {data} --output {tmp_path}/out.jsonl --method".split()
+    scripts.run_chosen_method(chosen, "baseline.py", "What?", [*flags, "random"])
+    assert "combined_random_score" in read(tmp_path / "out.jsonl")[0]
+    for words in ([*flags, "dog"], flags, flags[:-1]):
+        with pytest.raises(SystemExit) as leaving:
+            scripts.run_chosen_method(chosen, "baseline.py", "What?", words)
+        assert leaving.value.code == 2
+        assert "bm25, random" in capsys.readouterr().err
+
+
+def test_the_scripts_refuse_as_commands_too(tmp_path):
+    done = subprocess.run(
+        [sys.executable, EXPERIMENTS / "baseline.py", "--method=bm25", "--dataset", "nowhere.jsonl",
+         "--output", "out.jsonl"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: nowhere.jsonl")
+    assert len(done.stderr.splitlines()) == 1
