@@ -96,7 +96,7 @@ def main(config: Config) -> None:
     removed = None
     if left_out:
         scores = {
-            one.title: one.scores
+            one.name: one.scores
             for one in methods
             if one.name in left_out and one.scores is not None
         }

@@ -57,7 +57,7 @@ def _rows(results: dict[str, Any]) -> list[list[str]]:
             rows.append([label, *(interval(depth[key]) for depth in depths)])
     for name in names:
         entries = [depth["methods"][name] for depth in depths]
-        rows.append([entries[0]["title"], *(interval(one) for one in entries)])
+        rows.append([name, *(interval(one) for one in entries)])
     return rows
 
 
