@@ -77,7 +77,10 @@ def _rows(kind: dict[str, Any]) -> list[list[str]]:
             rows.append([name, reason, *[""] * (width - 2)])
             continue
         metrics = method["retrieval"]["metrics"]
-        cells = [f"{metrics[name]['mean']:.2f}" for name in COLUMNS]
+        # Of many relevant documents the first few are a small share: a third digit for recall.
+        cells = [
+            f"{metrics[name]['mean']:.{3 if name.startswith('recall') else 2}f}" for name in COLUMNS
+        ]
         cells[0] = _interval(metrics["precision@10"])
         if _has_lds(kind):
             cells.append(_interval(method["lds"]))

@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 from hops.audit import audit
 from hops.cli import parse
-from hops.commands import SecondNames
+from hops.commands import AddTokens, SecondNames
 from hops.documents import read_documents, registry_of
 from hops.errors import HopsError
 from hops.files import read_json
-from hops.models import load_model
+from hops.functions import make_registry
+from hops.models import build_tiny_model, load_model, train_tokenizer
 from hops.numerals import mentions_number
 from hops.presets import SECOND_NAME, SecondNamePreset
 from hops.second_name_world import plan_second_name_world
 from hops.second_names import second_name_registry
 from hops.seeds import seed_documents
+from hops.tokens import check_tokens
 from hops.world import build_world
 from hops.writers.properties import properties_of, write_property_documents
 
@@ -119,6 +121,23 @@ def test_the_command_writes_both_files_from_one_seed(tmp_path):
     assert {doc.func for doc in read_documents(files[0][1])} == set(named.names)
 
 
+def test_scaled_rows_are_input_rows_alone_and_too_small_ones_are_refused(tmp_path):
+    tokenizer = train_tokenizer(["some text"], vocab_size=260)
+    model = build_tiny_model("tiny-olmo2", tokenizer, hidden_size=32, num_layers=1)
+    model.save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    AddTokens(model=str(tmp_path / "m"), output_dir=tmp_path / "s", row_scale=0.25).run()
+    report = check_tokens(tmp_path / "s", make_registry())
+    for norm in report.embedding_norms.values():
+        assert norm == pytest.approx(0.25 * report.median_norm, rel=1e-4)
+    for norm in report.output_norms.values():
+        assert norm == pytest.approx(report.output_median_norm, rel=1e-4)
+    for scale, message in ((0.0, "must be positive"), (0.01, "has an embedding of norm")):
+        with pytest.raises(HopsError, match=message):
+            AddTokens(model=str(tmp_path / "m"), output_dir=tmp_path / "n", row_scale=scale).run()
+    assert not (tmp_path / "n").exists()
+
+
 def test_every_planned_line_parses_back_to_its_command():
     world, commands = plan_second_name_world(
         Path("a b"), model="tiny-llama", preset=SECOND_NAME, seed=7
@@ -170,9 +189,7 @@ def test_the_second_stage_leaves_the_input_embeddings_to_the_bit(small_world):
 
 def test_a_world_of_second_names_takes_no_data_set(tmp_path, small_world):
     with pytest.raises(HopsError, match="writes its own documents"):
-        build_world(
-            tmp_path / "w", preset=SECOND_NAME, dataset_path=small_world.training_set
-        )
+        build_world(tmp_path / "w", preset=SECOND_NAME, dataset_path=small_world.training_set)
 
 
 @pytest.mark.slow
