@@ -68,7 +68,7 @@ def command(script, *flags):
 
 
 def run(script, *flags):
-    return subprocess.run(command(script, *flags), capture_output=True, text=True, timeout=500)
+    return subprocess.run(command(script, *flags), capture_output=True, text=True, timeout=1500)
 
 
 def test_subsets_hold_their_share_differ_and_do_not_depend_on_how_many_there_are(utils):
@@ -117,6 +117,8 @@ def test_losses_and_answers_are_those_of_the_model(utils, task, tmp_path):
     assert answers.correct.dtype == bool
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_two_workers_give_the_same_bits_as_one(utils, task, plan, tmp_path):
     make = utils["retrained_bank"]
     for workers in (1, 2):
@@ -226,6 +228,8 @@ def test_random_relevant_documents_are_drawn_from_those_that_taught_the_answer(u
     assert {tuple(one) for one in rankings[part.RANDOM]} != {tuple(rankings[part.RANDOM][0])}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_scripts_from_a_world_to_tables_and_figures(world, tmp_path):
     lds = ["--world", world, "--output-dir", tmp_path / "lds", "--num-models", 4, "--repeats", 2]
     lds += ["--methods", "bm25", "random", "--leave-out-methods"]
