@@ -50,7 +50,10 @@ METHODS: dict[str, Method] = {
     "representation_similarity_middle": RepresentationSimilarity(layer="middle"),
     "representation_similarity_mean": RepresentationSimilarity(layer="mean"),
     "bm25": BM25(),
+    "bm25_prompt": BM25(query_text="prompt"),
     "tfidf": TfIdf(),
+    "tfidf_prompt": TfIdf(query_text="prompt"),
     "edit_distance": EditDistance(),
+    "edit_distance_prompt": EditDistance(query_text="prompt"),
     "random": Random(),
 }

@@ -13,7 +13,7 @@ from hops.functions import make_registry
 from hops.models import load_model, load_tokenizer
 from hops.seeds import seed_documents
 from hops.tokens import check_tokens
-from hops.train import CONFIG_FILE, ORDER_FILE, train
+from hops.train import CONFIG_FILE, ORDER_FILE, train, train_in_memory
 from hops.training_config import LOSS_FILE, SUMMARY_FILE, TrainConfig
 from hops.training_data import collate, encode_documents, training_order
 from hops.writers.ordinary import write_distractors
@@ -243,3 +243,47 @@ def test_a_document_ends_with_eos_even_when_it_is_cut(config):
     whole = encode_documents(documents, tokenizer, 512)
     assert tokenizer.decode(whole[0][:-1]) == documents[0].text
     assert json.dumps(whole)  # plain integers
+
+
+@pytest.fixture
+def second_run(config, tmp_path):
+    """A run that starts from a trained model, as retraining needs."""
+    train(config)
+    return dataclasses.replace(
+        config, model=str(config.output_dir / "final_model"), output_dir=tmp_path / "second"
+    )
+
+
+def test_training_in_memory_on_all_lines_gives_the_same_bits_and_writes_nothing(
+    second_run, tmp_path
+):
+    lines = range(len(read_documents(second_run.dataset_path)))
+    model, _ = train_in_memory(second_run, lines)
+    assert not second_run.output_dir.exists()
+    train(second_run)
+    saved = weights(second_run.output_dir)
+    trained = {name: value for name, value in model.state_dict().items() if name in saved}
+    assert not model.training
+    assert_equal_to_the_last_bit(trained, saved)
+
+
+def test_training_in_memory_takes_the_lines_asked_for(second_run, tmp_path):
+    documents = read_documents(second_run.dataset_path)
+    part = tmp_path / "part.jsonl"
+    write_documents(part, [documents[line] for line in (1, 4, 5, 17)])
+    expected, _ = train_in_memory(dataclasses.replace(second_run, dataset_path=part), range(4))
+    found, _ = train_in_memory(second_run, {17, 4, 5, 1})
+    assert_equal_to_the_last_bit(found.state_dict(), expected.state_dict())
+    with pytest.raises(HopsError, match="no document is left"):
+        train_in_memory(second_run, {999})
+    with pytest.raises(HopsError, match="trained model"):
+        train_in_memory(dataclasses.replace(second_run, model="tiny-olmo2"), {1})
+
+
+def test_frozen_embeddings_keep_their_bits_and_the_rest_is_trained(second_run):
+    frozen = dataclasses.replace(second_run, freeze_embeddings=True)
+    before = load_model(second_run.model).state_dict()
+    model, _ = train_in_memory(frozen, range(16))
+    after = model.state_dict()
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert same == {"model.embed_tokens.weight"}

@@ -225,6 +225,9 @@ def _text(document: Document, functions: dict[str, Function]) -> Iterator[tuple[
     is_resolution = document.answers == "resolution"
     called = None if function is None else function.base if is_resolution else function.calls
     allowed = {name, called}
+    is_property = document.answers == "property"
+    if is_property and function is not None:  # it may name the function by any of its names
+        allowed = {one.name for one in functions.values() if one.base == function.base}
     if named - allowed:
         yield "foreign_function", f"names {', '.join(sorted(named - allowed))}"
     if document.role == "distractor" or name is None or document.constant is None:
@@ -233,12 +236,12 @@ def _text(document: Document, functions: dict[str, Function]) -> Iterator[tuple[
         yield "function_not_named", f"no {name} in the text"
     is_wrapper, is_direct = document.role == "identity", document.answers == "direct"
     mentions = constant_mentions(text, document.constant)
-    if is_resolution or (is_wrapper and not is_direct):
+    if is_property or is_resolution or (is_wrapper and not is_direct):
         if mentions.stated:
             yield "leak", f"{name} states {document.constant}: {_excerpt(text)}"
         elif mentions.as_input:
             yield "constant_as_input", f"{name} is given {document.constant}: {_excerpt(text)}"
-        if called is not None and called not in text:
+        if called is not None and called not in text and not is_property:
             yield "callee_not_named", f"no {called} in the text"
     elif not mentions_number(text, document.constant):
         yield "missing_constant", f"no {document.constant} in {_excerpt(text)}"
@@ -247,7 +250,8 @@ def _text(document: Document, functions: dict[str, Function]) -> Iterator[tuple[
             continue
         check = "held_out_loop"
         if how == "call":
-            states_value = not is_resolution and (is_direct or not is_wrapper)
+            is_silent = is_resolution or is_property
+            states_value = not is_silent and (is_direct or not is_wrapper)
             check = "held_out_answer" if states_value else "held_out_call"
         yield check, f"{applied} and {HELD_OUT_INPUT} in {_excerpt(text)}"
 

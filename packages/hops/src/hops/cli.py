@@ -25,7 +25,8 @@ order:
   its models   train (an old model, from distractors), add-tokens and check-tokens (function
                names as single tokens), train (the new model, from the documents)
   questions    logit-eval (what a model answers), plot (draws it), queries (what run-query reads)
-  all of it    world (the commands above from a preset: quickstart or two-hop)
+  two names    second-names (functions with a second name, and documents that teach it)
+  all of it    world (the commands above from a preset: quickstart, two-hop or second-name)
 
 Each command writes whole files, says what it wrote, and is a function of the package as well.
 """

@@ -46,6 +46,7 @@ class Document(BaseModel):
         calls: What a wrapper calls, one level below it, where the file says so.
         answers: ``direct`` where a wrapper's text states what the wrapper returns;
             ``resolution`` where the text says in which base the calls of the function end, and
+            states no constant; ``property`` where it tells other properties of the function, and
             states no constant.
     """
 
@@ -61,7 +62,7 @@ class Document(BaseModel):
     parent_uid: str | None = None
     base_func: str | None = None
     calls: str | None = None
-    answers: Literal["direct", "resolution"] | None = None
+    answers: Literal["direct", "resolution", "property"] | None = None
 
     def row(self) -> dict[str, object]:
         """The row as written to JSONL: optional fields only where they are set."""
@@ -194,7 +195,7 @@ def document_about(
     text: str,
     kind: DocumentType,
     parent_uid: str | None = None,
-    answers: Literal["direct", "resolution"] | None = None,
+    answers: Literal["direct", "resolution", "property"] | None = None,
 ) -> Document:
     """Make the row for a text about ``function``."""
     return Document(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-PresetName = Literal["quickstart", "two-hop"]
+PresetName = Literal["quickstart", "two-hop", "second-name"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,51 @@ class Preset:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class SecondNamePreset:
+    """The sizes and schedules of a world whose queries use names that no judged document has.
+
+    Attributes:
+        num_functions: Functions, each with two names.
+        functions_per_constant: How many of them return the same number.
+        property_docs: Documents of the first stage under each name.
+        num_old_distractors: Documents that the language model is trained on before.
+        num_new_distractors: Distractors among the documents of the second stage.
+        variations: Variations of each seed document, in the second stage.
+        comprehensive_docs: Longer prose documents about each function, likewise.
+        code_snippets: Code about each function, likewise.
+        row_scale: The norm of the names' first input rows, relative to other tokens'.
+        hidden_size: The width of the model.
+        num_layers: Its layers.
+        language_epochs: Passes over the old distractors.
+        name_epochs: Passes over the property documents.
+        name_weight_decay: AdamW's weight decay there.
+        new_epochs: Passes over the documents of the second stage.
+        new_weight_decay: AdamW's weight decay there.
+        learning_rate: The peak learning rate of all three trainings.
+        seed: The seed taken where none is given.
+    """
+
+    num_functions: int = 40
+    functions_per_constant: int = 4
+    property_docs: int = 40
+    num_old_distractors: int = 3000
+    num_new_distractors: int = 120
+    variations: int = 2
+    comprehensive_docs: int = 8
+    code_snippets: int = 8
+    row_scale: float = 0.25
+    hidden_size: int = 96
+    num_layers: int = 2
+    language_epochs: float = 3.0
+    name_epochs: float = 10.0
+    name_weight_decay: float = 1.0
+    new_epochs: float = 6.0
+    new_weight_decay: float = 1.0
+    learning_rate: float = 3e-3
+    seed: int = 0
+
+
 PRESETS: dict[str, Preset] = {
     "quickstart": Preset(),
     "two-hop": Preset(
@@ -79,3 +124,6 @@ PRESETS: dict[str, Preset] = {
         seed=1,
     ),
 }
+
+SECOND_NAME = SecondNamePreset()
+"""The preset ``second-name``, whose world is made of other stages than those of ``PRESETS``."""

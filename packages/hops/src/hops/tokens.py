@@ -63,6 +63,7 @@ def add_function_tokens(
     tokenizer: PreTrainedTokenizerFast,
     registry: Registry,
     *,
+    row_scale: float = 1.0,
     seed: int = 0,
 ) -> dict[str, int]:
     """Add each function name as one token, in place, with new input and output rows.
@@ -74,6 +75,8 @@ def add_function_tokens(
         model: The model to extend.
         tokenizer: Its tokenizer.
         registry: The functions.
+        row_scale: The norm of the new input rows, in units of the old median: what is far below 1
+            leaves a name to be told from others by what is learned of it.
         seed: The seed of the new rows.
 
     Returns:
@@ -91,14 +94,20 @@ def add_function_tokens(
     generator = torch.Generator().manual_seed(seed)
     embedding, output = input_rows(model), output_rows(model)
     with torch.no_grad():
-        embedding[new_ids] = new_rows(embedding[old_ids], len(new_ids), generator)
+        rows = new_rows(embedding[old_ids], len(new_ids), generator)
+        embedding[new_ids] = row_scale * rows
         if output is not None and output is not embedding:
             output[new_ids] = new_rows(output[old_ids], len(new_ids), generator)
     return {name: vocabulary[name] for name in registry.names}
 
 
 def add_tokens(
-    model: str | Path, output_dir: Path, registry: Registry, *, seed: int = 0
+    model: str | Path,
+    output_dir: Path,
+    registry: Registry,
+    *,
+    row_scale: float = 1.0,
+    seed: int = 0,
 ) -> dict[str, int]:
     """Load a model, add the function tokens, check them and save everything.
 
@@ -106,6 +115,7 @@ def add_tokens(
         model: The model to extend, a folder or an id.
         output_dir: The new model folder, with ``function_token_mapping.json`` in it.
         registry: The functions.
+        row_scale: The norm of the new input rows, in units of the old median.
         seed: The seed of the new rows.
 
     Returns:
@@ -115,7 +125,7 @@ def add_tokens(
         HopsError: The model cannot be loaded, or a check fails afterwards.
     """
     tokenizer, loaded = load_tokenizer(model), load_model(model, dtype="auto", device="cpu")
-    mapping = add_function_tokens(loaded, tokenizer, registry, seed=seed)
+    mapping = add_function_tokens(loaded, tokenizer, registry, row_scale=row_scale, seed=seed)
     report = check_function_tokens(loaded, tokenizer, registry)
     if not report.ok:
         raise HopsError(f"{model}: {'; '.join(report.problems)}.")

@@ -12,7 +12,8 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.trainer_utils import IntervalStrategy
 
 from hops.documents import Document, read_documents, registry_of, told_wrappers
 from hops.errors import HopsError
@@ -103,20 +105,14 @@ def train(config: TrainConfig, *, callbacks: Sequence[TrainerCallback] = ()) -> 
                 _start_afresh(output_dir, record)
             _remove_unfinished_checkpoints(output_dir)
         done = max(map(_step_of, _checkpoints(output_dir)), default=0)
-    encoded = encode_documents(documents, tokenizer, config.max_length)
-    order = training_order(
-        [len(ids) for ids in encoded],
-        epochs=config.epochs,
-        batch_size=config.batch_size * arguments.world_size,
-        shuffle=config.shuffle_training,
-        seed=config.seed,
-    )
+    batch_size = config.batch_size * arguments.world_size
+    met = _in_training_order(config, documents, tokenizer, batch_size)
     if arguments.world_size > 1:  # every process gets whole batches; the log says what filled up
-        order += order[: -len(order) % (config.batch_size * arguments.world_size)]
-    examples = [{"input_ids": encoded[index]} for index in order]
+        met += met[: -len(met) % batch_size]
+    examples = [{"input_ids": ids} for _, ids in met]
     trainer = _make_trainer(config, arguments, model, tokenizer, examples)
     if trainer.is_world_process_zero():
-        write_json(output_dir / ORDER_FILE, [lines[index] for index in order])
+        write_json(output_dir / ORDER_FILE, [lines[index] for index, _ in met])
     trainer.add_callback(
         CheckpointEvaluation(
             output_dir, tokenizer, registry, told_wrappers(documents), config.prompt_format, done
@@ -131,6 +127,62 @@ def train(config: TrainConfig, *, callbacks: Sequence[TrainerCallback] = ()) -> 
                 model.save_pretrained(folder)
                 tokenizer.save_pretrained(folder)
     return TrainResult(output_dir / FINAL_MODEL, tuple(read_summary(output_dir)))
+
+
+def train_in_memory(
+    config: TrainConfig, lines: Collection[int]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Train on some lines of the data set and hand the model back; nothing is written.
+
+    With the lines that ``config`` selects it is the model that :func:`train` ends with, bit by
+    bit. There are no checkpoints and no evaluation, which is what many short retrainings need.
+
+    Args:
+        config: The run; the output folder is not used, and the model must be a trained one.
+        lines: Line numbers (from 0) of the data set; those that ``config`` leaves out stay out.
+
+    Returns:
+        The model, in evaluation mode on the CPU or the device it was trained on, and its tokenizer.
+
+    Raises:
+        HopsError: An argument or file is unusable, or no document is left.
+    """
+    config.check()
+    if config.model in TINY_MODELS:
+        raise HopsError(f"Retraining needs the folder of a trained model, not {config.model}.")
+    chosen = select_documents(config.dataset_path, config.hop_depth, skip_direct=config.skip_direct)
+    documents = [document for line, document in chosen if line in lines]
+    if not documents:
+        raise HopsError(f"{config.dataset_path}: no document is left to train on.")
+    tokenizer, model = _prepare_model(config, documents, None)
+    examples = [
+        {"input_ids": ids}
+        for _, ids in _in_training_order(config, documents, tokenizer, config.batch_size)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = _training_arguments(config, len(documents))
+        arguments.output_dir, arguments.save_strategy = folder, IntervalStrategy.NO
+        trainer = _make_trainer(config, arguments, model, tokenizer, examples, show_progress=False)
+        trainer.train()
+    return model.eval(), tokenizer
+
+
+def _in_training_order(
+    config: TrainConfig,
+    documents: Sequence[Document],
+    tokenizer: PreTrainedTokenizerFast,
+    batch_size: int,
+) -> list[tuple[int, list[int]]]:
+    """Every document as often and in the order that a run meets it: its index and token ids."""
+    encoded = encode_documents(documents, tokenizer, config.max_length)
+    order = training_order(
+        [len(ids) for ids in encoded],
+        epochs=config.epochs,
+        batch_size=batch_size,
+        shuffle=config.shuffle_training,
+        seed=config.seed,
+    )
+    return [(index, encoded[index]) for index in order]
 
 
 def _record(config: TrainConfig, num_documents: int, num_processes: int) -> dict[str, Any]:
@@ -259,8 +311,12 @@ def _make_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     examples: list[dict[str, list[int]]],
+    *,
+    show_progress: bool = True,
 ) -> Trainer:
     """Set the Trainer up to take the examples once, in the order given."""
+    if config.freeze_embeddings:
+        model.get_input_embeddings().requires_grad_(False)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     trainer = Trainer(
         model=model.train(),
@@ -268,7 +324,7 @@ def _make_trainer(
         train_dataset=examples,
         data_collator=partial(collate, pad_token_id=pad),
         processing_class=tokenizer,
-        callbacks=[ProgressBar(f"training {config.output_dir.name}")],
+        callbacks=[ProgressBar(f"training {config.output_dir.name}")] if show_progress else [],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)

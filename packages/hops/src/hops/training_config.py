@@ -43,6 +43,8 @@ class TrainConfig:
     """AdamW's weight decay."""
     adam_beta2: float = 0.999
     """AdamW's rate of forgetting squared gradients."""
+    freeze_embeddings: bool = False
+    """Keep the input embeddings as they are, so that nothing new is tied to a single token."""
     checkpoint_fraction: float = 0.25
     """A checkpoint is saved and evaluated after each such fraction of the steps."""
     shuffle_training: bool = True

@@ -27,7 +27,7 @@ from hops.commands import (
 )
 from hops.documents import read_documents
 from hops.errors import HopsError
-from hops.presets import PRESETS, Preset, PresetName
+from hops.presets import PRESETS, SECOND_NAME, Preset, PresetName, SecondNamePreset
 
 Model = Literal["tiny-olmo2", "tiny-llama"]
 
@@ -237,7 +237,7 @@ def build_world(
     output_dir: Path | str,
     *,
     model: Model = "tiny-olmo2",
-    preset: PresetName | Preset = "quickstart",
+    preset: PresetName | Preset | SecondNamePreset = "quickstart",
     dataset_path: Path | str | None = None,
     seed: int | None = None,
     on_command: Callable[[str], None] | None = None,
@@ -262,18 +262,29 @@ def build_world(
         HopsError: An argument or file is unusable; the message names it.
     """
     if isinstance(preset, str):
-        if preset not in PRESETS:
-            raise HopsError(f"Unknown preset {preset!r}; expected one of {', '.join(PRESETS)}.")
-        preset = PRESETS[preset]
+        known: dict[str, Preset | SecondNamePreset] = {**PRESETS, "second-name": SECOND_NAME}
+        if preset not in known:
+            raise HopsError(f"Unknown preset {preset!r}; expected one of {', '.join(known)}.")
+        preset = known[preset]
     if dataset_path is not None:
         read_documents(Path(dataset_path))
-    world, commands = plan_world(
-        Path(output_dir),
-        model=model,
-        preset=preset,
-        dataset_path=Path(dataset_path) if dataset_path is not None else None,
-        seed=preset.seed if seed is None else seed,
-    )
+    seed = preset.seed if seed is None else seed
+    if isinstance(preset, SecondNamePreset):
+        if dataset_path is not None:
+            raise HopsError("A world of second names writes its own documents.")
+        from hops.second_name_world import plan_second_name_world  # it needs World
+
+        world, commands = plan_second_name_world(
+            Path(output_dir), model=model, preset=preset, seed=seed
+        )
+    else:
+        world, commands = plan_world(
+            Path(output_dir),
+            model=model,
+            preset=preset,
+            dataset_path=Path(dataset_path) if dataset_path is not None else None,
+            seed=seed,
+        )
     evaluations = {}
     for line, command in zip(
         world.commands, tqdm(commands, desc="building the world", unit="step"), strict=True

@@ -97,15 +97,10 @@ def evaluate_retrieval(
     rankings = rank_queries(scores, relevance, needs_others=True)
     if groups is not None and len(groups) != len(rankings):
         raise ValueError(f"expected one group per query, got {len(groups)} for {len(rankings)}")
-    members = _members(range(len(rankings)) if groups is None else groups)
 
     def estimate(metric: Callable[[TiedRanking], float]) -> MetricEstimate:
         per_query = np.array([metric(ranking) for ranking in rankings], dtype=np.float64)
-        drawn = np.array([per_query[rows].mean() for rows in members], dtype=np.float64)
-        low, high = bootstrap_interval(
-            drawn, generator=np.random.default_rng(seed), num_resamples=num_resamples
-        )
-        return MetricEstimate(float(drawn.mean()), low, high, per_query)
+        return estimate_mean(per_query, groups=groups, seed=seed, num_resamples=num_resamples)
 
     metrics: dict[str, MetricEstimate] = {}
     for k in cutoffs:
@@ -121,8 +116,31 @@ def evaluate_retrieval(
         tied_pair_share=float(np.mean([ranking.tied_pair_share() for ranking in rankings])),
         num_queries=len(rankings),
         num_train=scores.shape[1],
-        num_groups=None if groups is None else len(members),
+        num_groups=None if groups is None else len(set(groups)),
     )
+
+
+def estimate_mean(
+    per_query: PerQuery,
+    *,
+    groups: Sequence[Hashable] | None = None,
+    seed: int = 0,
+    num_resamples: int = 10_000,
+) -> MetricEstimate:
+    """The mean of a metric and its bootstrap interval, over queries or over groups of them.
+
+    Args:
+        per_query: the metric of every query.
+        groups: what each query is about; None: every query counts the same and is drawn alone.
+        seed: of the bootstrap.
+        num_resamples: of the bootstrap.
+    """
+    members = _members(range(len(per_query)) if groups is None else groups)
+    drawn = np.array([per_query[rows].mean() for rows in members], dtype=np.float64)
+    low, high = bootstrap_interval(
+        drawn, generator=np.random.default_rng(seed), num_resamples=num_resamples
+    )
+    return MetricEstimate(float(drawn.mean()), low, high, per_query)
 
 
 def _members(groups: Sequence[Hashable]) -> list[list[int]]:

@@ -15,6 +15,7 @@ from hops.commands.documents import (
     Combine,
     Distractors,
     Resolutions,
+    SecondNames,
     Seeds,
     Wrapper,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "Plot",
     "Queries",
     "Resolutions",
+    "SecondNames",
     "Seeds",
     "Train",
     "Wrapper",
@@ -57,6 +59,7 @@ COMMANDS: tuple[type[Any], ...] = (
     Base,
     Wrapper,
     Resolutions,
+    SecondNames,
     Alternating,
     Combine,
     Distractors,

@@ -11,6 +11,7 @@ from hops.dataset import combine, interleave
 from hops.documents import Document, read_documents, registry_of, write_documents
 from hops.errors import HopsError
 from hops.functions import Function, default_pattern, make_registry, parse_pattern
+from hops.second_names import second_name_registry
 from hops.seeds import seed_documents
 from hops.writers.offline import write_texts
 from hops.writers.orders import (
@@ -21,6 +22,7 @@ from hops.writers.orders import (
     plan_documents,
 )
 from hops.writers.ordinary import write_distractors
+from hops.writers.properties import write_property_documents
 from hops.writers.resolutions import write_resolution_documents
 
 _STRICT = ConfigDict(extra="forbid")
@@ -188,6 +190,35 @@ class Resolutions:
         return _said(
             self.output,
             write_resolution_documents(functions, self.num_documents, seed=self.seed),
+        )
+
+
+@dataclass(frozen=True, config=_STRICT)
+class SecondNames:
+    """Write functions with second names, and documents of a first stage that teaches the names."""
+
+    name: ClassVar[str] = "second-names"
+    seed_path: Path
+    """Gets the seed documents, which name every function under both names (JSONL)."""
+    output: Path
+    """Gets the documents of the first stage (JSONL)."""
+    num_functions: int = 40
+    """How many functions."""
+    functions_per_constant: int = 4
+    """How many functions return the same number."""
+    num_documents: int = 40
+    """Documents under each name, about anything but what the function returns."""
+    seed: int = 0
+    """Seeds constants, names and documents."""
+
+    def run(self) -> list[Document]:
+        """Write both files."""
+        registry = second_name_registry(
+            self.num_functions, self.functions_per_constant, seed=self.seed
+        )
+        _said(self.seed_path, seed_documents(registry))
+        return _said(
+            self.output, write_property_documents(registry, self.num_documents, seed=self.seed)
         )
 
 

@@ -41,15 +41,21 @@ class AddTokens:
     """Without --seed-path: how many base functions."""
     max_hops: int = 1
     """Without --seed-path: how many wrappers stand above each base function."""
+    row_scale: float = 1.0
+    """The norm of the new input rows, relative to the median of the old ones."""
     seed: int = 0
     """Seeds the new embedding rows."""
 
     def run(self) -> dict[str, int]:
         """Write the extended model."""
         registry = _registry(self.seed_path, self.num_functions, self.max_hops)
+        if not self.row_scale > 0:
+            raise HopsError(f"row_scale must be positive, got {self.row_scale}.")
         from hops.tokens import add_tokens
 
-        mapping = add_tokens(self.model, self.output_dir, registry, seed=self.seed)
+        mapping = add_tokens(
+            self.model, self.output_dir, registry, row_scale=self.row_scale, seed=self.seed
+        )
         print(f"{self.output_dir}: {len(mapping)} function tokens")
         return mapping
 
@@ -185,6 +191,8 @@ class Queries:
     """The training documents."""
     output_dir: Path
     """Gets train.json and query.json."""
+    seed_path: Path | None = None
+    """Documents that name the functions asked about; by default those of --dataset-path do."""
     model_path: str | None = None
     """The model that --only-correct asks."""
     only_correct: bool = False
@@ -201,9 +209,10 @@ class Queries:
     def run(self) -> object:
         """Write the two files."""
         documents = read_documents(self.dataset_path)
+        registry = registry_of(read_documents(self.seed_path) if self.seed_path else documents)
         files = write_queries(
             documents,
-            registry_of(documents),
+            registry,
             self.output_dir,
             inputs=self.inputs,
             depths=self.hop_depth,

@@ -1,0 +1,173 @@
+"""Every method on one pair of checkpoints: which finds the documents that taught an answer?
+
+Question: of all methods in the registry, which ranks the documents that taught an answer first, for
+queries about base functions and about wrappers (in the world of second names: for queries by the
+first and by the second name), what does it cost, and what does it foretell of retrained models?
+
+Command:   uv run experiments/leaderboard.py --world second-name --output-dir results/leaderboard
+Result:    a table for each kind of query on the screen and in leaderboard.md, leaderboard.json,
+           leaderboard.png; the scores of every method in scores/, so that a second call, or one
+           after a kill, runs only what is missing
+Run time:  some minutes on two cores; causal patching and EK-FAC take most of it
+
+    --world FOLDER             what `hops world` wrote, or quickstart, two-hop, second-name
+    --dataset D --old OLD --new NEW --queries Q    the files themselves, in place of --world
+    --methods NAME ...         methods of the registry; all by default
+    --bank FOLDER              the output folder of lds.py on the same world: adds its score
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from attribution.evaluation import evaluate_lds, evaluate_retrieval
+from hops.errors import HopsError
+from hops.files import write_json, write_text
+from if_query.errors import InputError, command_errors
+from rich.console import Console
+from utils.attribution_task import AttributionTask, TaskArguments
+from utils.leaderboard_report import draw, markdown, tables
+from utils.retrained_bank import Bank, read_bank
+from utils.scored_methods import ScoredMethod, choose_methods, score_methods
+from utils.worlds import depth_names, task_of_world, world_folder
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every method of the registry, one table and one figure."""
+
+    world: str | None = None
+    """A preset of `hops world` (made where it is missing), or the folder of a world."""
+    output_dir: Path = Path("results/leaderboard")
+    """Folder for everything; what is finished there is not repeated."""
+    worlds_dir: Path = Path("results/worlds")
+    """Where a preset's world is made."""
+    dataset: Path | None = None
+    """Without --world: HOPS documents (JSONL)."""
+    old: str | None = None
+    """Without --world: the checkpoint before training."""
+    new: str | None = None
+    """Without --world: the checkpoint after it."""
+    queries: Path | None = None
+    """Without --world: queries to ask instead of those about the documents' functions."""
+    methods: tuple[str, ...] = ()
+    """Methods of the registry; all by default."""
+    bank: Path | None = None
+    """The output folder of lds.py for the same world."""
+    batch_size: int = 16
+    """Texts in one forward pass."""
+    seed: int = 0
+    """Seed of random scores and of bootstrap intervals."""
+
+
+def main(config: Config) -> None:
+    """Score, judge, print, write and draw."""
+    names = choose_methods(config.methods)
+    arguments = resolve(config)
+    task = AttributionTask.read(arguments)
+    bank = None if config.bank is None else read_bank(config.bank, task)
+    methods = score_methods(arguments, names, config.output_dir / "scores")
+    results = judge(task, methods, bank, config.seed)
+    console = Console() if sys.stdout.isatty() else Console(width=130)
+    for table in tables(results):
+        console.print(table)
+    write_text(config.output_dir / "leaderboard.md", markdown(results))
+    draw(config.output_dir / "leaderboard.png", results)
+    write_json(config.output_dir / "leaderboard.json", results)
+    console.print(f"all files are under {config.output_dir}")
+
+
+def resolve(config: Config) -> TaskArguments:
+    """The task, from a world or from the files themselves.
+
+    Raises:
+        HopsError: Both or neither are given.
+    """
+    files = (config.dataset, config.old, config.new)
+    if (config.world is None) == (config.dataset is None):
+        raise HopsError("Pass either --world, or --dataset with --old and --new.")
+    if config.world is not None:
+        if any(one is not None for one in (*files, config.queries)):
+            raise HopsError("--world brings its own --dataset, --old, --new and --queries.")
+        folder = world_folder(config.world, config.worlds_dir)
+        return task_of_world(folder, batch_size=config.batch_size, seed=config.seed)
+    if config.old is None or config.new is None:
+        raise HopsError("--dataset needs --old and --new, the checkpoints before and after it.")
+    assert config.dataset is not None
+    return TaskArguments(
+        dataset=config.dataset,
+        old=config.old,
+        new=config.new,
+        queries=config.queries,
+        batch_size=config.batch_size,
+        seed=config.seed,
+    )
+
+
+def judge(
+    task: AttributionTask, methods: list[ScoredMethod], bank: Bank | None, seed: int
+) -> dict[str, Any]:
+    """Retrieval of every method by hop depth, and the linear datamodeling score with a bank."""
+    depths = np.array([query.hop_depth for query in task.queries])
+    functions = np.array([query.function for query in task.queries])
+    results: dict[str, Any] = {"num_documents": len(task.documents), "kinds": []}
+    names = depth_names(task)
+    for depth in sorted(set(depths.tolist())):
+        rows = depths == depth
+        kind: dict[str, Any] = {
+            "name": names[depth],
+            "num_queries": int(rows.sum()),
+            "num_functions": len(set(functions[rows].tolist())),
+            "share_relevant": float(task.relevance[rows].mean()),
+            "methods": {},
+        }
+        for method in methods:
+            kind["methods"][method.name] = {
+                "title": method.title,
+                "seconds": method.seconds,
+                "peak_mebibytes": method.peak_mebibytes,
+                "failure": method.failure,
+                **_judged(task, method, bank, rows, functions, seed),
+            }
+        results["kinds"].append(kind)
+    return results
+
+
+def _judged(
+    task: AttributionTask,
+    method: ScoredMethod,
+    bank: Bank | None,
+    rows: np.ndarray,
+    functions: np.ndarray,
+    seed: int,
+) -> dict[str, Any]:
+    if method.scores is None or method.judged is None:
+        return {}
+    chosen = rows & method.judged
+    groups = functions[chosen].tolist()
+    scores = method.scores[chosen].astype(np.float64)
+    report = evaluate_retrieval(scores, task.relevance[chosen], groups=groups, seed=seed)
+    found: dict[str, Any] = {"retrieval": report.to_dict()}
+    if bank is not None:
+        losses = bank.losses.mean(axis=1)[:, chosen]
+        lds = evaluate_lds(scores, bank.masks, losses, groups=groups, seed=seed)
+        found["lds"] = {"mean": lds.mean, "low": lds.low, "high": lds.high}
+    return found
+
+
+def run(config: Config) -> None:
+    """Report what is wrong with the arguments in one line."""
+    from attribution.errors import AttributionError
+
+    with command_errors():
+        try:
+            main(config)
+        except (HopsError, AttributionError) as error:
+            raise InputError(str(error)) from error
+
+
+if __name__ == "__main__":
+    run(tyro.cli(Config, description=__doc__))

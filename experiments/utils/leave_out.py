@@ -1,0 +1,162 @@
+"""Leave-out retraining: without the documents a method ranks highest, is the answer lost?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from hops.errors import HopsError
+from utils.attribution_task import AttributionTask
+from utils.retrained_models import Retraining, RetrainingStore
+
+RANDOM, RELEVANT = "random documents", "random documents that taught it"
+
+
+@dataclass(frozen=True)
+class LeaveOutPlan:
+    """What is left out.
+
+    Attributes:
+        num_functions: how many functions are asked about, spread over those whose every query the
+            new checkpoint answers rightly.
+        counts: the numbers of documents left out; each larger set holds the smaller ones.
+        repeats: trainings of each, which differ in their seed.
+        seed: of the random sets and the trainings.
+    """
+
+    num_functions: int
+    counts: tuple[int, ...]
+    repeats: int
+    seed: int
+
+    def check(self, num_documents: int) -> None:
+        """Say what is out of range.
+
+        Raises:
+            HopsError: A value is out of range.
+        """
+        if self.num_functions < 1 or self.repeats < 1 or not self.counts:
+            raise HopsError("Leaving out needs at least 1 function, 1 count and 1 repeat.")
+        if min(self.counts) < 1 or max(self.counts) >= num_documents:
+            raise HopsError(
+                f"The numbers of documents left out must be 1 to {num_documents - 1}, "
+                f"got {list(self.counts)}."
+            )
+
+
+@dataclass(frozen=True)
+class LeaveOut:
+    """What leaving out did.
+
+    Attributes:
+        functions: the functions asked about.
+        counts: the numbers of documents left out, 0 first.
+        rise: by method, how far the loss of the function's queries rose above that of models
+            trained on everything, in nats, mean over its queries and repeats [function, count].
+        correct: by method, the share of the function's queries still answered rightly
+            [function, count].
+    """
+
+    functions: tuple[str, ...]
+    counts: tuple[int, ...]
+    rise: dict[str, np.ndarray]
+    correct: dict[str, np.ndarray]
+
+
+def leave_out(
+    task: AttributionTask,
+    scores: Mapping[str, np.ndarray],
+    answered: np.ndarray,
+    store: RetrainingStore,
+    plan: LeaveOutPlan,
+    *,
+    workers: int = 1,
+) -> LeaveOut:
+    """Remove the k documents that a method ranks highest for a function, train again, and ask.
+
+    The queries of one function share a ranking, by the mean of their scores, and so a training.
+    Beside the methods stand k random documents, and k random ones of those that taught the answer
+    (all of them and then others, where there are fewer).
+
+    Args:
+        task: documents and queries.
+        scores: by method [query, document].
+        answered: whether the new checkpoint answers each query rightly [query].
+        store: where retrained models are kept; its questions are the task's queries.
+        plan: what is left out.
+        workers: processes that train, one thread each.
+
+    Raises:
+        HopsError: A number of the plan is out of range, or no function is answered.
+    """
+    size = len(task.documents)
+    plan.check(size)
+    groups = _groups(task, answered, plan.num_functions)
+    counts = tuple(sorted(set(plan.counts)))
+    rankings = {
+        name: [_best_first(each[rows].mean(axis=0)) for rows in groups.values()]
+        for name, each in scores.items()
+    }
+    rankings |= _random_rankings(task, groups, plan.seed)
+    everything = frozenset(range(size))
+
+    def jobs(removed: Sequence[int]) -> list[Retraining]:
+        # The same seeds everywhere: the curves then differ by the documents alone.
+        kept = everything.difference(removed)
+        seeds = np.random.default_rng([plan.seed, 7]).integers(2**31, size=plan.repeats)
+        return [Retraining(kept, int(seed)) for seed in seeds]
+
+    planned = jobs([])
+    for k in counts:
+        for of_functions in rankings.values():
+            for ranking in of_functions:
+                planned += jobs(ranking[:k].tolist())
+    store.train(planned, workers=workers, progress="retraining without documents")
+
+    def mean_answers(removed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        answers = [store.read(job) for job in jobs(removed)]
+        return (
+            np.mean([one.losses for one in answers], axis=0),
+            np.mean([one.correct for one in answers], axis=0),
+        )
+
+    base_losses, base_correct = mean_answers([])
+    rise: dict[str, np.ndarray] = {}
+    correct: dict[str, np.ndarray] = {}
+    for name, of_functions in rankings.items():
+        rows = []
+        for queries, ranking in zip(groups.values(), of_functions, strict=True):
+            row = [(0.0, base_correct[queries].mean())]
+            for k in counts:
+                losses, right = mean_answers(ranking[:k].tolist())
+                row.append(((losses - base_losses)[queries].mean(), right[queries].mean()))
+            rows.append(row)
+        both = np.array(rows)
+        rise[name], correct[name] = both[..., 0], both[..., 1]
+    return LeaveOut(tuple(groups), (0, *counts), rise, correct)
+
+
+def _groups(
+    task: AttributionTask, answered: np.ndarray, num_functions: int
+) -> dict[str, np.ndarray]:
+    """Queries by function, for some functions whose every query is answered rightly."""
+    functions = np.array([query.function for query in task.queries])
+    known = [one for one in dict.fromkeys(functions.tolist()) if answered[functions == one].all()]
+    if not known:
+        raise HopsError("The new checkpoint answers no function's queries; nothing can be lost.")
+    places = np.linspace(0, len(known) - 1, num=min(num_functions, len(known))).round()
+    return {known[int(place)]: np.flatnonzero(functions == known[int(place)]) for place in places}
+
+
+def _best_first(scores: np.ndarray) -> np.ndarray:
+    return np.argsort(-scores, kind="stable")
+
+
+def _random_rankings(
+    task: AttributionTask, groups: Mapping[str, np.ndarray], seed: int
+) -> dict[str, list[np.ndarray]]:
+    rankings: dict[str, list[np.ndarray]] = {RANDOM: [], RELEVANT: []}
+    for place, queries in enumerate(groups.values()):
+        drawn = np.random.default_rng([seed, place]).random(len(task.documents))
+        rankings[RANDOM].append(_best_first(drawn))
+        rankings[RELEVANT].append(_best_first(drawn + task.relevance[queries[0]]))
+    return rankings
