@@ -561,7 +561,7 @@ def test_the_ablations_judge_the_same_scores_as_the_scripts(start, scripts, mode
         (("attr_weighted_change_ig", "IG steps, text", "2"), "attr_weighted_change",
          "--pooling text --ig-steps 2"),
         (("causal_patching", "patch, answer, last layer", "10 %"), "causal_patching",
-         "--document-span answers --layers -1"),
+         "--document-span answers --layers -1 --span last"),
     ):  # fmt: skip
         path = start(name, f"{flags} {options}", dataset=data, output=f"{len(options)}.jsonl")
         report = json.loads(path.with_suffix(".metrics.json").read_text())["retrieval"]["base"]
