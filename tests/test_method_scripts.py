@@ -530,6 +530,7 @@ def test_the_scripts_refuse_as_commands_too(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_the_ablations_judge_the_same_scores_as_the_scripts(start, scripts, models, tmp_path):
     ablations = importlib.import_module("method_ablations")
     world, output = tmp_path / "world", tmp_path / "ablations"
