@@ -528,3 +528,42 @@ def test_the_scripts_refuse_as_commands_too(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: nowhere.jsonl")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_the_ablations_judge_the_same_scores_as_the_scripts(start, scripts, models, tmp_path):
+    ablations = importlib.import_module("method_ablations")
+    world, output = tmp_path / "world", tmp_path / "ablations"
+    (world / "documents").mkdir(parents=True)
+    (world / "models" / "new_training").mkdir(parents=True)
+    data = write(world / "documents" / "training_set.jsonl", documents())
+    (world / "models" / "old").symlink_to(models[0])
+    (world / "models" / "new_training" / "final_model").symlink_to(models[1])
+    ablations.main(
+        ablations.Config(output_dir=output, world=world, ig_steps=(2,), percentiles=(10.0,))
+    )
+    content = json.loads((output / "ablations.json").read_text())
+    assert content["chance"] == pytest.approx(2 / 13)
+    assert set(content["patching"]["overlap"]) == {
+        "documents, whole text", "documents, at their answer", "queries",
+    }  # fmt: skip
+    assert len((output / "ablations.md").read_text().splitlines()) == 2 + len(content["settings"])
+    assert (output / "ablations.png").stat().st_size > 5000
+    found = {
+        (one["method"], one["ablation"], one["choice"]): one["map"]["mean"]
+        for one in content["settings"]
+    }
+    flags = "--inputs 5 17 42 --hop-depths 0"
+    for key, name, options in (
+        (("dh_similarity", "normalisation", "whiten"), "dh_similarity",
+         "--pooling text --normalisation whiten"),
+        (("attr_weighted_change", "pooling", "answer"), "attr_weighted_change",
+         "--document-span answers"),
+        (("attr_weighted_change_ig", "IG steps, text", "2"), "attr_weighted_change",
+         "--pooling text --ig-steps 2"),
+        (("causal_patching", "patch, answer, last layer", "10 %"), "causal_patching",
+         "--document-span answers --layers -1 --span last"),
+    ):  # fmt: skip
+        path = start(name, f"{flags} {options}", dataset=data, output=f"{len(options)}.jsonl")
+        report = json.loads(path.with_suffix(".metrics.json").read_text())["retrieval"]["base"]
+        assert found[key] == pytest.approx(report["metrics"]["map"]["mean"], abs=1e-6), key
