@@ -4,12 +4,13 @@
     eigenbases/<map>.safetensors      input_basis, output_basis, input_values, output_values
     eigenvalues/<map>.safetensors     eigenvalues
     covariances/<map>.safetensors     only until the eigenbases are there
-    progress/<stage>-<batches>/       running sums of an unfinished stage
+    progress/<stage>-<batches>/       running sums of unfinished maps, and schedule.json
 
-A stage counts as done when metadata.json lists its files with their checksums; a killed fit can
-be taken up at its last saved batch and ends at the same bits.
+A map is done with a stage when metadata.json lists its file with a checksum; a killed fit can be
+taken up at its last saved batch and ends at the same bits.
 """
 
+import json
 import platform
 import shutil
 from collections.abc import Mapping
@@ -29,10 +30,12 @@ from math_utils.curvature import (
 from torch import Tensor
 
 from if_query.errors import InputError
+from if_query.schedule import BatchSchedule, Part
 from if_query.storage import checksum_of, read_tensors, write_tensors
 from if_query.whole_files import read_metadata, replacing_folder, write_json
 
 FORMAT = 1
+SCHEDULE = "schedule.json"
 Stage = Literal["covariances", "eigenbases", "eigenvalues"]
 
 STAGES: dict[Strategy, tuple[Stage, ...]] = {
@@ -103,21 +106,50 @@ class FactorStore:
 
     # Stages
 
+    def maps_done(self, stage: Stage) -> set[str]:
+        """The maps whose result of a stage is there."""
+        return set(self.metadata["checksums"].get(stage, ()))
+
     def is_done(self, stage: Stage) -> bool:
         """Whether a stage is complete."""
-        return stage in self.metadata["checksums"]
+        return self.maps_done(stage) >= set(self.map_names)
 
-    def finish_stage(self, stage: Stage, checksums: Mapping[str, str], **facts: Any) -> None:
-        """Record a stage as complete and drop what only an unfinished one needs."""
-        self.metadata["checksums"][stage] = dict(checksums)
-        self.metadata.update(facts)
-        last = stage == STAGES[self.strategy][-1]
+    def finish_maps(
+        self,
+        stage: Stage,
+        checksums: Mapping[str, str],
+        *,
+        num_positions: Mapping[str, int] | None = None,
+    ) -> None:
+        """Record the results of some maps, and drop what only unfinished ones need.
+
+        Args:
+            stage: the stage that they went through.
+            checksums: of the files of these maps.
+            num_positions: T of each of them, where the stage counted it.
+        """
+        self.metadata["checksums"].setdefault(stage, {}).update(checksums)
+        if num_positions is not None:
+            self.metadata.setdefault("num_positions", {}).update(num_positions)
+        is_done = self.is_done(stage)
+        last = is_done and stage == STAGES[self.strategy][-1]
         if last:
             self.metadata["status"] = "complete"
         self.save_metadata()
         shutil.rmtree(self.folder / "progress", ignore_errors=True)
-        if stage == "eigenbases" or last:
+        if last or (is_done and stage == "eigenbases"):
             shutil.rmtree(self.folder / "covariances", ignore_errors=True)
+
+    def token_budget(self, stage: Stage, asked_for: int) -> int:
+        """Tokens per batch: what was asked for, or less where that ran out of memory."""
+        used: dict[str, list[int]] = self.metadata["used_token_budgets"]
+        return used.get(stage, [asked_for])[-1]
+
+    def shrink_token_budget(self, stage: Stage, asked_for: int, budget: int) -> None:
+        """Record that a stage goes on with fewer tokens per batch."""
+        used = self.metadata["used_token_budgets"].setdefault(stage, [asked_for])
+        used.append(min(budget, used[-1]))
+        self.save_metadata()
 
     def write_map(self, stage: Stage, name: str, tensors: Mapping[str, Tensor]) -> str:
         """Write one map's result of a stage; its checksum."""
@@ -180,9 +212,11 @@ class FactorStore:
 
     # Unfinished stages
 
-    def save_progress(self, stage: Stage, num_batches: int, state: Mapping[str, Tensor]) -> None:
-        """Save running sums after ``num_batches`` batches; older ones are dropped."""
-        current = self.folder / "progress" / f"{stage}-{num_batches:09d}"
+    def save_progress(
+        self, stage: Stage, schedule: BatchSchedule, state: Mapping[str, Tensor]
+    ) -> None:
+        """Save running sums and how far they are; older ones are dropped."""
+        current = self.folder / "progress" / f"{stage}-{schedule.num_batches_done:09d}"
         if current.is_dir():
             return
         by_map: dict[str, dict[str, Tensor]] = {}
@@ -190,23 +224,40 @@ class FactorStore:
             name, _, part = key.rpartition(".")
             by_map.setdefault(name, {})[part] = tensor
         with replacing_folder(current) as temporary:
+            write_json(temporary / SCHEDULE, {"parts": schedule.parts})
             for name, tensors in by_map.items():
                 write_tensors(temporary / f"{name}.safetensors", tensors)
         for older in current.parent.iterdir():
             if older != current:
                 shutil.rmtree(older)
 
-    def load_progress(self, stage: Stage) -> tuple[int, dict[str, Tensor]]:
-        """Batches done and their running sums; (0, {}) if there are none."""
-        folders = sorted((self.folder / "progress").glob(f"{stage}-*"))
-        if not folders:
-            return 0, {}
+    def maps_in_progress(self, stage: Stage) -> set[str]:
+        """The maps of which there are running sums."""
+        folder = self._progress_folder(stage)
+        return set() if folder is None else {path.stem for path in folder.glob("*.safetensors")}
+
+    def load_progress(self, stage: Stage) -> tuple[list[Part], dict[str, Tensor]]:
+        """(how far the running sums are, these); ([], {}) if there are none."""
+        folder = self._progress_folder(stage)
+        if folder is None:
+            return [], {}
+        parts = json.loads((folder / SCHEDULE).read_text())["parts"]
         state = {
             f"{path.stem}.{part}": tensor
-            for path in sorted(folders[-1].glob("*.safetensors"))
+            for path in sorted(folder.glob("*.safetensors"))
             for part, tensor in read_tensors(path).items()
         }
-        return int(folders[-1].name.rpartition("-")[2]), state
+        return [tuple(part) for part in parts], state
+
+    def _progress_folder(self, stage: Stage) -> Path | None:
+        folders = sorted((self.folder / "progress").glob(f"{stage}-*"))
+        if not folders:
+            return None
+        if any(path.stem in self.maps_done(stage) for path in folders[-1].glob("*.safetensors")):
+            # Killed between recording these maps as done and dropping their sums.
+            shutil.rmtree(self.folder / "progress")
+            return None
+        return folders[-1]
 
 
 def check_agrees(
