@@ -13,7 +13,7 @@ taken up at its last saved batch and ends at the same bits.
 import json
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -158,11 +158,11 @@ class FactorStore:
     def _map_file(self, stage: Stage, name: str) -> Path:
         return self.folder / stage / f"{name}.safetensors"
 
-    def _read_map(self, stage: Stage, name: str) -> dict[str, Tensor]:
+    def _read_map(self, stage: Stage, name: str, *, check: bool = True) -> dict[str, Tensor]:
         checksum = self.metadata["checksums"][stage].get(name)
         if checksum is None:
             raise InputError(f"{self.folder}: metadata.json has no checksum of {stage} of {name}")
-        return read_tensors(self._map_file(stage, name), checksum)
+        return read_tensors(self._map_file(stage, name), checksum if check else None)
 
     # Results of stages
 
@@ -196,16 +196,38 @@ class FactorStore:
         Raises:
             InputError: if a file is missing, truncated or altered.
         """
-        maps = {}
-        for name in self.map_names if names is None else names:
-            parts: dict[str, Tensor] = {}
-            if self.strategy in ("kfac", "ekfac"):
-                basis = self._read_map("eigenbases", name)
-                parts = {part: basis[part] for part in ("input_basis", "output_basis")}
-            if self.strategy != "identity":
-                parts.update(self._read_map("eigenvalues", name))
-            maps[name] = MapFactors(**parts)
-        return CurvatureFactors(self.strategy, maps)
+        chosen = self.map_names if names is None else names
+        return CurvatureFactors(
+            self.strategy, {name: self.read_map_factors(name) for name in chosen}
+        )
+
+    def read_map_factors(self, name: str, *, check: bool = True) -> MapFactors:
+        """The factors of one map.
+
+        Args:
+            name: the map.
+            check: compare its files with their checksums.
+
+        Raises:
+            InputError: if a file is missing, truncated or altered.
+        """
+        parts: dict[str, Tensor] = {}
+        if self.strategy in ("kfac", "ekfac"):
+            basis = self._read_map("eigenbases", name, check=check)
+            parts = {part: basis[part] for part in ("input_basis", "output_basis")}
+        if self.strategy != "identity":
+            parts.update(self._read_map("eigenvalues", name, check=check))
+        return MapFactors(**parts)
+
+    def check_maps(self, names: Iterable[str]) -> None:
+        """Compare the files of these maps with their checksums, without keeping them.
+
+        Raises:
+            InputError: if a file is missing, truncated or altered.
+        """
+        for stage in ("eigenbases", "eigenvalues"):
+            for name in names if stage in self.metadata["checksums"] else ():
+                self._read_map(stage, name)
 
     def _num_positions(self, name: str) -> int:
         return int(self.metadata["num_positions"][name])

@@ -5,7 +5,7 @@ do not fit into memory. What is fitted for a map is the same, bit for bit, in an
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -212,20 +212,7 @@ def _add_batches(
     done = num_rows - sum(map(len, batches))
     with frozen(fit.model), tqdm(total=num_rows, initial=done, desc=stage, unit="seq") as bar:
         for rows in batches:
-
-            def add(rows: list[int] = rows) -> None:
-                (batch,) = load_batches(fit.model, fit.dataset, [rows])
-                backward_pass(
-                    fit.model,
-                    maps,
-                    batch,
-                    fit.objective,
-                    sums.add,
-                    dtype=fit.curvature.covariance_dtype,
-                    loss_scale=fit.curvature.loss_scale,
-                )
-
-            if runs_out_of_memory(add):
+            if runs_out_of_memory(partial(_add_rows, fit, maps, sums, rows)):
                 return rows
             schedule.advance()
             bar.update(len(rows))
@@ -233,3 +220,17 @@ def _add_batches(
                 fit.store.save_progress(stage, schedule, sums.state())
                 saved_at = time.monotonic()
     return []
+
+
+def _add_rows(fit: Fit, maps: Mapping[str, LinearMap], sums: Sums, rows: Sequence[int]) -> None:
+    """Add one batch."""
+    (batch,) = load_batches(fit.model, fit.dataset, [rows])
+    backward_pass(
+        fit.model,
+        maps,
+        batch,
+        fit.objective,
+        sums.add,
+        dtype=fit.curvature.covariance_dtype,
+        loss_scale=fit.curvature.loss_scale,
+    )

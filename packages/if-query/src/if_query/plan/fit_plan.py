@@ -88,10 +88,14 @@ def try_stage(fit: Fit, stage: Stage) -> StageTrial:
                 sums = EigenvalueSums(unlike, own, dtype)
             stand_in = StandInSums(maps, sums)
             trial = try_batches(
-                fit.dataset, batches, lambda rows: _run(fit, maps, rows, stand_in.add)
+                fit.dataset,
+                batches,
+                lambda rows: _run(fit, maps, rows, stand_in.add),
+                stand_ins=lambda rows: (
+                    bases.num_bytes + sum(one.nbytes for one in sums.state().values())
+                ),
+                on_host=is_host(list(fit.tracked.devices().values())),
             )
-            size = bases.num_bytes + sum(one.nbytes for one in sums.state().values())
-            _discount(trial.peak, size, fit)
             plain = try_batches(
                 fit.dataset, batches, lambda rows: _run(fit, maps, rows, lambda pair: None)
             )
@@ -125,14 +129,6 @@ def _run(fit: Fit, maps: Maps, rows: Sequence[int], consume: object) -> None:
         )
 
 
-def _discount(peak: Memory, size: int, fit: Fit) -> None:
-    """Take stand-ins out of a peak."""
-    if is_host(list(fit.tracked.devices().values())):
-        peak.host -= size
-    else:
-        peak.device -= size
-
-
 def choose_capacities(
     fit: Fit, *, num_groups: int | None, memory_gb: float | None, trials: dict[Stage, StageTrial]
 ) -> tuple[dict[str, int], list[str]]:
@@ -152,7 +148,8 @@ def choose_capacities(
     """
     devices = list(fit.tracked.devices().values())
     itemsize = fit.curvature.covariance_dtype.itemsize
-    capacities, lines = {}, []
+    capacities: dict[str, int] = {}
+    lines = []
     free = free_memory(devices)
     for stage in passes_of(fit):
         sizes = pass_bytes(stage, fit.curvature.strategy, fit.tracked.maps, itemsize)
@@ -336,7 +333,7 @@ class _FitPlan:
         strategy, plans = self.fit.curvature.strategy, []
         left = [s for s in STAGES[strategy] if s != "covariances"]
         for name, one in self.fit.tracked.maps.items():
-            memory = {
+            memory: dict[str, int] = {
                 stage: pass_bytes(stage, strategy, {name: one}, self._itemsize)[name]
                 for stage in self.trials
             }

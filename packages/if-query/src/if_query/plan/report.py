@@ -99,12 +99,12 @@ class Plan:
         return lines
 
 
-def gigabytes(size: float) -> str:
+def gigabytes(size: int | float) -> str:
     """Bytes as decimal gigabytes, to four digits."""
     return f"{size / 1e9:.4g} GB"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int | float) -> str:
     """Seconds, minutes or hours, whichever reads best."""
     for unit, length in (("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * length:

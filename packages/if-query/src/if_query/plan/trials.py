@@ -36,29 +36,42 @@ class Trial:
 
 
 def try_batches(
-    dataset: TokenDataset, plan: Sequence[Sequence[int]], run: Callable[[Sequence[int]], object]
+    dataset: TokenDataset,
+    plan: Sequence[Sequence[int]],
+    run: Callable[[Sequence[int]], object],
+    *,
+    stand_ins: Callable[[Sequence[int]], int] = lambda rows: 0,
+    on_host: bool = True,
 ) -> Trial:
     """Run some batches of a plan.
 
-    The peak is that of the longest sequences, which come first, or of the batch with most labels,
-    whose logits are largest. Seconds of the others follow from a fit over the range of lengths.
+    The peak is that of the longest sequences, which come first, of the batch with most labels,
+    whose logits are largest, or of any other one that is tried. Seconds of the others follow from
+    a fit over the range of lengths.
 
     Args:
         dataset: the examples.
         plan: batches of rows.
         run: puts one batch through, as the real pass would.
+        stand_ins: bytes held while a batch ran that the real pass would not hold.
+        on_host: whether those are in main memory.
     """
     labels = [int(dataset.num_scored[list(rows)].sum()) for rows in plan]
     spread = np.linspace(0, len(plan) - 1, min(_NUM_BATCHES, len(plan))).round()
     chosen = sorted({0, int(np.argmax(labels)), *map(int, spread)})
     times: dict[int, list[float]] = {batch: [] for batch in chosen}
+    peak = Memory()
+    for batch in chosen:
+        with peak_of() as own:
+            run(plan[batch])  # not timed: first calls allocate
+        extra = stand_ins(plan[batch])
+        peak.host = max(peak.host, own.host - (extra if on_host else 0))
+        peak.device = max(peak.device, own.device - (0 if on_host else extra))
     began = time.perf_counter()
-    with peak_of() as peak:
-        run(plan[0])  # not timed: first calls allocate
-        for round_number in range(_NUM_ROUNDS):
-            for batch in chosen:
-                if round_number == 0 or time.perf_counter() - began < _SECONDS:
-                    times[batch].append(_seconds_of(run, plan[batch]))
+    for round_number in range(_NUM_ROUNDS):
+        for batch in chosen:
+            if round_number == 0 or time.perf_counter() - began < _SECONDS:
+                times[batch].append(_seconds_of(run, plan[batch]))
     sizes = [(len(rows), int(dataset.lengths[list(rows)].max())) for rows in plan]
     known = [statistics.median(times[batch]) for batch in chosen]
     return Trial(peak, fit_seconds(sizes, chosen, known))
