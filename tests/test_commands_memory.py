@@ -160,32 +160,33 @@ def test_a_fit_killed_in_its_second_group_ends_at_the_same_bits(
 
 
 def test_sums_of_a_group_that_was_recorded_before_a_kill_are_not_taken_for_the_next_one(
-    make_model_folder, token_data, tmp_path, monkeypatch
+    make_model_folder, tmp_path, monkeypatch
 ):
     """Killed after metadata.json was written and before the progress folder was removed."""
-    model = make_model_folder()
-    often = ["--save-interval", "0", "--max-tokens-per-batch", "12", "--module-partitions", "2"]
-    whole = fit(model, token_data, tmp_path / "whole", *often)
 
     class Killed(BaseException):
         pass
 
-    def die(*args, **kwargs):
-        raise Killed
+    def die(folder, **options):
+        if any(folder.glob("eigenvalues-*")):
+            raise Killed
 
-    monkeypatch.setattr("if_query.factors.shutil", SimpleNamespace(rmtree=die))
-    folder = tmp_path / "killed"
-    # Older progress is dropped by rmtree too, so one save only.
-    once = ["--save-interval", "0", "--max-tokens-per-batch", "999", "--module-partitions", "2"]
-    with pytest.raises(Killed):
-        fit(model, token_data, folder, *once)
-    monkeypatch.undo()
-    assert len(metadata_of(folder)["checksums"]["covariances"]) in range(1, 9)
-    assert list(folder.glob("progress/covariances-*[0-9]"))
-    fit(model, token_data, folder, *once)
-    reference = fit(model, token_data, tmp_path / "reference", *once)
-    assert bits_of(folder) == bits_of(reference)
-    assert metadata_of(whole)["num_positions"] == metadata_of(folder)["num_positions"]
+    model, folder = make_model_folder(), tmp_path / "killed"
+    # One batch and so one save for each group: what is left has the name of the next one's.
+    more = ["--strategy", "diagonal", "--save-interval", "0", "--module-partitions", "2"]
+    more += ["--max-tokens-per-batch", "999"]
+    data = tmp_path / "tokens.jsonl"
+    data.write_text('{"input_ids": [3, 4, 5, 6]}\n{"input_ids": [7, 8, 9, 3]}\n')
+    whole = fit(model, data, tmp_path / "whole", *more)
+    with monkeypatch.context() as patch:
+        patch.setattr("if_query.factors.shutil", SimpleNamespace(rmtree=die))
+        with pytest.raises(Killed):
+            fit(model, data, folder, *more)
+    assert len(metadata_of(folder)["checksums"]["eigenvalues"]) in range(1, 9)
+    (left,) = folder.glob("progress/eigenvalues-*[0-9]")
+    assert len(json.loads((left / "schedule.json").read_text())["parts"]) == 1
+    fit(model, data, folder, *more)
+    assert bits_of(folder) == bits_of(whole)
 
 
 # Factors on disk

@@ -1,5 +1,6 @@
 """Memory of the host and of the devices a model is on: what is free, held, and held at the peak."""
 
+import os
 import resource
 import sys
 from collections.abc import Iterator, Sequence
@@ -79,10 +80,10 @@ def peak_memory() -> Memory:
 def peak_of() -> Iterator[Memory]:
     """Measure the peak inside the context; what it gives is filled when the context ends.
 
-    Where the system cannot start the host's peak afresh (other than Linux), that of the whole
-    process so far is given.
+    Where the host's peak cannot be started afresh (other than on Linux), that of the whole process
+    so far is given.
     """
-    if _CLEAR.exists():
+    if os.access(_CLEAR, os.W_OK):
         _CLEAR.write_text("5")
     if torch.cuda.is_available():
         for device in range(torch.cuda.device_count()):

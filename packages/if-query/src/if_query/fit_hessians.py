@@ -124,7 +124,7 @@ def fit_hessians(config: FitHessiansConfig) -> Path:
     if config.plan or config.plan_modules:
         return _print_plan(config)
     earlier = prepare_folder(config.output_dir, overwrite=config.overwrite, resume=config.resume)
-    fit, metadata = _prepare(config)
+    fit, metadata = prepare(config)
     for line in fit.tracked.describe():
         print(line)
     if unlabelled := fit.dataset.unlabelled:
@@ -155,7 +155,7 @@ def _print_plan(config: FitHessiansConfig) -> Path:
     from if_query.fit_stages import row_errors
     from if_query.plan.fit_plan import plan_fit
 
-    fit, _ = _prepare(config)
+    fit, _ = prepare(config)
     with row_errors(fit):
         plan = plan_fit(fit, num_groups=config.module_partitions, memory_gb=config.memory_gb)
     for line in (*fit.tracked.describe(), *plan.describe(modules=config.plan_modules)):
@@ -177,7 +177,7 @@ def _in_groups(fit: "Fit", config: FitHessiansConfig) -> "Fit":
     return replace(fit, capacities=capacities)
 
 
-def _prepare(config: FitHessiansConfig) -> "tuple[Fit, dict[str, Any]]":
+def prepare(config: FitHessiansConfig) -> "tuple[Fit, dict[str, Any]]":
     """Read and check everything, and say in metadata what the fit will be."""
     import torch
     from math_utils.curvature import CurvatureConfig

@@ -55,6 +55,6 @@ def curvature_errors(dataset: TokenDataset, describe: Callable[[int], str]) -> I
         if not is_out_of_memory(error):
             raise
         raise InputError(
-            f"out of memory: {str(error).splitlines()[0]}; raise --module-partitions, or see with "
-            "--plan what would fit"
+            f"out of memory: {(str(error) or type(error).__name__).splitlines()[0]}; see with "
+            "--plan what the stages need"
         ) from error

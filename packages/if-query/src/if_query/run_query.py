@@ -151,7 +151,7 @@ def run_query(config: RunQueryConfig) -> Path:
     if config.plan or config.plan_modules:
         return _print_plan(config)
     earlier = prepare_folder(config.output_dir, overwrite=config.overwrite, resume=config.resume)
-    run, store = _prepare(config)
+    run, store = prepare(config)
     if earlier is not None:
         check_agrees(earlier, run.metadata, config.output_dir, list(RESULT_FIELDS))
         if earlier["status"] == "complete":
@@ -188,13 +188,13 @@ def _print_plan(config: RunQueryConfig) -> Path:
     """Say what the run would take from its beginning."""
     from if_query.plan.query_plan import plan_query
 
-    run, store = _prepare(config)
+    run, store = prepare(config)
     for line in plan_query(run, store).describe(modules=config.plan_modules):
         print(line)
     return config.output_dir
 
 
-def _prepare(config: RunQueryConfig) -> "tuple[Run, FactorStore]":
+def prepare(config: RunQueryConfig) -> "tuple[Run, FactorStore]":
     """Read and check everything but the factors, and say in metadata what the run will be."""
     from math_utils.curvature import CurvatureFactors
 
