@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from if_query.plan.report import Plan, StagePlan
+from if_query.plan.trials import fit_seconds
 from transformers import AutoModelForCausalLM, Olmo2Config
 
 TOLERANCE = 0.25
@@ -111,6 +114,8 @@ def measured(deep_model, inputs, tmp_path_factory) -> dict[str, dict[str, Any]]:
         planned = {**job, "arguments": [*job["arguments"], "--plan"]}
         jobs += [planned, job]
     bare, *found = run_jobs(jobs)
+    print({kind: one["seconds"] for kind, one in zip(runs, found[1::2], strict=True)})
+    print({kind: one["seconds"] for kind, one in zip(runs, found[::2], strict=True)})
     results = {
         name: {"bare": bare["peak"], "planned": plan, "done": done}
         for name, plan, done in zip(runs, found[::2], found[1::2], strict=True)

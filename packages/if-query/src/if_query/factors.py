@@ -273,13 +273,7 @@ class FactorStore:
 
     def _progress_folder(self, stage: Stage) -> Path | None:
         folders = sorted((self.folder / "progress").glob(f"{stage}-*"))
-        if not folders:
-            return None
-        if any(path.stem in self.maps_done(stage) for path in folders[-1].glob("*.safetensors")):
-            # Killed between recording these maps as done and dropping their sums.
-            shutil.rmtree(self.folder / "progress")
-            return None
-        return folders[-1]
+        return folders[-1] if folders else None
 
 
 def check_agrees(

@@ -166,7 +166,7 @@ def _print_plan(config: FitHessiansConfig) -> Path:
 def _in_groups(fit: "Fit", config: FitHessiansConfig) -> "Fit":
     """The fit with its maps in groups that fit into memory, and a line about them."""
     from if_query.fit_stages import row_errors
-    from if_query.plan.fit_plan import choose_capacities
+    from if_query.plan.fit_trials import choose_capacities
 
     with row_errors(fit):
         capacities, lines = choose_capacities(

@@ -18,7 +18,6 @@ from if_query.errors import InputError, command_errors
 
 if TYPE_CHECKING:
     from if_query.factors import FactorStore
-    from if_query.models import Tracked
     from if_query.pairs import Pair
     from if_query.query_pass import Examples, Run
 
@@ -200,6 +199,7 @@ def prepare(config: RunQueryConfig) -> "tuple[Run, FactorStore]":
 
     from if_query.factors import FactorStore, versions
     from if_query.factors_on_disk import FactorsOnDisk
+    from if_query.matching import match_factors
     from if_query.models import fingerprint, load_model, load_tokenizer
     from if_query.pairs import load_pairs
     from if_query.query_pass import Run
@@ -270,48 +270,6 @@ def _encode(tokenizer: Any, pairs: "list[Pair]", config: RunQueryConfig, kind: s
             f"and scores are 0: {names}{', …' if len(unscored) > 5 else ''}"
         )
     return examples
-
-
-def match_factors(
-    model: Any, own_fingerprint: str, store: "FactorStore", config: RunQueryConfig
-) -> "Tracked":
-    """The model's maps that the factors are of, checked against them.
-
-    Raises:
-        InputError: if model and factors do not belong together (a warning under
-            ``--allow-mismatch``), or the maps have other shapes (always).
-    """
-    from if_query.models import track
-
-    fitted = store.metadata
-    problems = []
-    if fitted["model_fingerprint"] != own_fingerprint:
-        problems.append(
-            f"the parameters differ: the factors are of {fitted['model']} "
-            f"(fingerprint {fitted['model_fingerprint'][:12]}, {fitted['dtype']}), this is "
-            f"{config.model} ({own_fingerprint[:12]}, {config.dtype})"
-        )
-    if fitted["revision"] != config.revision:
-        problems.append(
-            f"the factors are of revision {fitted['revision']}, this is {config.revision}"
-        )
-    if problems and not config.allow_mismatch:
-        raise InputError(
-            f"{store.folder}: {'; '.join(problems)}; fit factors for this model, or pass "
-            "--allow-mismatch"
-        )
-    for problem in problems:
-        print(f"warning: {store.folder}: {problem}")
-    tracked = track(model, fitted["tracked_modules"].__contains__)
-    for name, shape in fitted["tracked_modules"].items():
-        one = tracked.maps.get(name)
-        found = None if one is None else [one.d_out, one.d_in]
-        if found != [shape["d_out"], shape["d_in"]]:
-            raise InputError(
-                f"{store.folder}: the factors have {name} as [{shape['d_out']}, {shape['d_in']}], "
-                f"the model has {'no such map' if found is None else found}"
-            )
-    return tracked
 
 
 def digest_of(*content: object) -> str:
