@@ -90,7 +90,6 @@ def in_a_fork(job: dict[str, Any]) -> dict[str, Any]:
         **(json.loads(content) if content else {}),
         "status": os.waitstatus_to_exitcode(status),
         "peak": usage.ru_maxrss * 1024,
-        "seconds": usage.ru_utime,
     }
 
 

@@ -63,7 +63,7 @@ def inputs(tmp_path_factory) -> tuple[Path, Path, Path]:
         path.write_text(json.dumps(items))
         return path
 
-    return tokens, pairs("train", 60), pairs("query", 10)
+    return tokens, pairs("train", 40), pairs("query", 8)
 
 
 def run_jobs(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -98,6 +98,7 @@ def measured(deep_model, inputs, tmp_path_factory) -> dict[str, dict[str, Any]]:
         folder = root / name
         arguments = [*common, "--factors-dir", str(root / "ekfac"), "--train-json", train]
         arguments += ["--query-json", query, "--output-dir", str(folder), *more]
+        arguments += ["--score-batch-size", "2"]
         return {"command": "run_query", "arguments": arguments, "folder": str(folder)}
 
     all_outputs = ["--per-token-scores", "--per-module-scores", "--self-influence"]
@@ -114,8 +115,6 @@ def measured(deep_model, inputs, tmp_path_factory) -> dict[str, dict[str, Any]]:
         planned = {**job, "arguments": [*job["arguments"], "--plan"]}
         jobs += [planned, job]
     bare, *found = run_jobs(jobs)
-    print({kind: one["seconds"] for kind, one in zip(runs, found[1::2], strict=True)})
-    print({kind: one["seconds"] for kind, one in zip(runs, found[::2], strict=True)})
     results = {
         name: {"bare": bare["peak"], "planned": plan, "done": done}
         for name, plan, done in zip(runs, found[::2], found[1::2], strict=True)
@@ -169,6 +168,7 @@ def test_a_stated_memory_is_kept_by_groups_of_maps_and_blocks_of_queries(
     fit = ["--hessian-dataset", tokens, "--factor-batch-size", "2", "--lambda-batch-size", "2"]
     factors = tmp_path / "factors"
     score = ["--factors-dir", str(factors), "--train-json", train, "--query-json", query]
+    score += ["--score-batch-size", "2"]
     statistics = {"ekfac": 0.042e9, "scores": 0.06e9}
     limits = {
         kind: (measured[kind]["done"]["peak"] - statistics[kind] / 2) / 1e9 for kind in statistics

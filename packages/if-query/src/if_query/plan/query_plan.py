@@ -1,5 +1,6 @@
 """The plan of run-query."""
 
+import json
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +51,7 @@ class _QueryPlan:
         num_queries = len(run.queries.pairs)
         num_blocks = -(-num_queries // memory.queries_at_once)
         arrays, tables = self._array_bytes(), self._table_bytes()
+        tables += len(json.dumps(run.metadata, indent=2))
         queries, scores = self.trials.queries, self.trials.scores(memory.queries_at_once)
         kept = memory.factors + memory.per_query * memory.queries_at_once
         read = sum(self._factor_bytes()) / storage_rate()

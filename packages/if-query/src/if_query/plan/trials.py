@@ -18,7 +18,7 @@ from if_query.device_memory import Memory, peak_of
 
 _NUM_BATCHES = 5
 _NUM_ROUNDS = 3
-_SECONDS = 20.0
+_SECONDS = 4.0
 """Rounds end when this is spent, though not before the first is over."""
 
 
