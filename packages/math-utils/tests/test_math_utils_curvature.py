@@ -381,6 +381,25 @@ def test_sums_taken_up_again_end_at_the_same_bits(problem, loss):
         assert torch.equal(whole[name], parts[name])
 
 
+def test_draining_gives_the_bits_of_finishing_and_gives_the_sums_up(problem, loss):
+    covariances = CovarianceSums(problem.maps, DOUBLE)
+    squares = EigenvalueSums(problem.maps, None, DOUBLE)
+    with frozen(problem.model):
+        for batch in problem.batches(*GROUPS):
+            for sums in (covariances, squares):
+                backward_pass(problem.model, problem.maps, batch, loss, sums.add, dtype=DOUBLE)
+    kept, kept_squares = covariances.finish(), squares.finish(8)
+    assert covariances.state()
+    for name, one in covariances.drain():
+        assert torch.equal(one.inputs, kept[name].inputs)
+        assert torch.equal(one.output_gradients, kept[name].output_gradients)
+        assert one.num_positions == kept[name].num_positions
+    for name, values in squares.drain(8):
+        assert torch.equal(values, kept_squares[name])
+    assert not covariances.state()
+    assert not squares.state()
+
+
 def test_factors_do_not_depend_on_the_loss_scale(problem, loss):
     plain, scaled = (
         fit_curvature(

@@ -4,15 +4,16 @@
     eigenbases/<map>.safetensors      input_basis, output_basis, input_values, output_values
     eigenvalues/<map>.safetensors     eigenvalues
     covariances/<map>.safetensors     only until the eigenbases are there
-    progress/<stage>-<batches>/       running sums of an unfinished stage
+    progress/<stage>-<batches>/       running sums of unfinished maps, and schedule.json
 
-A stage counts as done when metadata.json lists its files with their checksums; a killed fit can
-be taken up at its last saved batch and ends at the same bits.
+A map is done with a stage when metadata.json lists its file with a checksum; a killed fit can be
+taken up at its last saved batch and ends at the same bits.
 """
 
+import json
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -29,10 +30,12 @@ from math_utils.curvature import (
 from torch import Tensor
 
 from if_query.errors import InputError
+from if_query.schedule import BatchSchedule, Part
 from if_query.storage import checksum_of, read_tensors, write_tensors
 from if_query.whole_files import read_metadata, replacing_folder, write_json
 
 FORMAT = 1
+SCHEDULE = "schedule.json"
 Stage = Literal["covariances", "eigenbases", "eigenvalues"]
 
 STAGES: dict[Strategy, tuple[Stage, ...]] = {
@@ -103,21 +106,50 @@ class FactorStore:
 
     # Stages
 
+    def maps_done(self, stage: Stage) -> set[str]:
+        """The maps whose result of a stage is there."""
+        return set(self.metadata["checksums"].get(stage, ()))
+
     def is_done(self, stage: Stage) -> bool:
         """Whether a stage is complete."""
-        return stage in self.metadata["checksums"]
+        return self.maps_done(stage) >= set(self.map_names)
 
-    def finish_stage(self, stage: Stage, checksums: Mapping[str, str], **facts: Any) -> None:
-        """Record a stage as complete and drop what only an unfinished one needs."""
-        self.metadata["checksums"][stage] = dict(checksums)
-        self.metadata.update(facts)
-        last = stage == STAGES[self.strategy][-1]
+    def finish_maps(
+        self,
+        stage: Stage,
+        checksums: Mapping[str, str],
+        *,
+        num_positions: Mapping[str, int] | None = None,
+    ) -> None:
+        """Record the results of some maps, and drop what only unfinished ones need.
+
+        Args:
+            stage: the stage that they went through.
+            checksums: of the files of these maps.
+            num_positions: T of each of them, where the stage counted it.
+        """
+        self.metadata["checksums"].setdefault(stage, {}).update(checksums)
+        if num_positions is not None:
+            self.metadata.setdefault("num_positions", {}).update(num_positions)
+        is_done = self.is_done(stage)
+        last = is_done and stage == STAGES[self.strategy][-1]
         if last:
             self.metadata["status"] = "complete"
         self.save_metadata()
         shutil.rmtree(self.folder / "progress", ignore_errors=True)
-        if stage == "eigenbases" or last:
+        if last or (is_done and stage == "eigenbases"):
             shutil.rmtree(self.folder / "covariances", ignore_errors=True)
+
+    def token_budget(self, stage: Stage, asked_for: int) -> int:
+        """Tokens per batch: what was asked for, or less where that ran out of memory."""
+        used: dict[str, list[int]] = self.metadata["used_token_budgets"]
+        return used.get(stage, [asked_for])[-1]
+
+    def shrink_token_budget(self, stage: Stage, asked_for: int, budget: int) -> None:
+        """Record that a stage goes on with fewer tokens per batch."""
+        used = self.metadata["used_token_budgets"].setdefault(stage, [asked_for])
+        used.append(min(budget, used[-1]))
+        self.save_metadata()
 
     def write_map(self, stage: Stage, name: str, tensors: Mapping[str, Tensor]) -> str:
         """Write one map's result of a stage; its checksum."""
@@ -126,11 +158,11 @@ class FactorStore:
     def _map_file(self, stage: Stage, name: str) -> Path:
         return self.folder / stage / f"{name}.safetensors"
 
-    def _read_map(self, stage: Stage, name: str) -> dict[str, Tensor]:
+    def _read_map(self, stage: Stage, name: str, *, check: bool = True) -> dict[str, Tensor]:
         checksum = self.metadata["checksums"][stage].get(name)
         if checksum is None:
             raise InputError(f"{self.folder}: metadata.json has no checksum of {stage} of {name}")
-        return read_tensors(self._map_file(stage, name), checksum)
+        return read_tensors(self._map_file(stage, name), checksum if check else None)
 
     # Results of stages
 
@@ -164,25 +196,49 @@ class FactorStore:
         Raises:
             InputError: if a file is missing, truncated or altered.
         """
-        maps = {}
-        for name in self.map_names if names is None else names:
-            parts: dict[str, Tensor] = {}
-            if self.strategy in ("kfac", "ekfac"):
-                basis = self._read_map("eigenbases", name)
-                parts = {part: basis[part] for part in ("input_basis", "output_basis")}
-            if self.strategy != "identity":
-                parts.update(self._read_map("eigenvalues", name))
-            maps[name] = MapFactors(**parts)
-        return CurvatureFactors(self.strategy, maps)
+        chosen = self.map_names if names is None else names
+        return CurvatureFactors(
+            self.strategy, {name: self.read_map_factors(name) for name in chosen}
+        )
+
+    def read_map_factors(self, name: str, *, check: bool = True) -> MapFactors:
+        """The factors of one map.
+
+        Args:
+            name: the map.
+            check: compare its files with their checksums.
+
+        Raises:
+            InputError: if a file is missing, truncated or altered.
+        """
+        parts: dict[str, Tensor] = {}
+        if self.strategy in ("kfac", "ekfac"):
+            basis = self._read_map("eigenbases", name, check=check)
+            parts = {part: basis[part] for part in ("input_basis", "output_basis")}
+        if self.strategy != "identity":
+            parts.update(self._read_map("eigenvalues", name, check=check))
+        return MapFactors(**parts)
+
+    def check_maps(self, names: Iterable[str]) -> None:
+        """Compare the files of these maps with their checksums, without keeping them.
+
+        Raises:
+            InputError: if a file is missing, truncated or altered.
+        """
+        for stage in ("eigenbases", "eigenvalues"):
+            for name in names if stage in self.metadata["checksums"] else ():
+                self._read_map(stage, name)
 
     def _num_positions(self, name: str) -> int:
         return int(self.metadata["num_positions"][name])
 
     # Unfinished stages
 
-    def save_progress(self, stage: Stage, num_batches: int, state: Mapping[str, Tensor]) -> None:
-        """Save running sums after ``num_batches`` batches; older ones are dropped."""
-        current = self.folder / "progress" / f"{stage}-{num_batches:09d}"
+    def save_progress(
+        self, stage: Stage, schedule: BatchSchedule, state: Mapping[str, Tensor]
+    ) -> None:
+        """Save running sums and how far they are; older ones are dropped."""
+        current = self.folder / "progress" / f"{stage}-{schedule.num_batches_done:09d}"
         if current.is_dir():
             return
         by_map: dict[str, dict[str, Tensor]] = {}
@@ -190,23 +246,34 @@ class FactorStore:
             name, _, part = key.rpartition(".")
             by_map.setdefault(name, {})[part] = tensor
         with replacing_folder(current) as temporary:
+            write_json(temporary / SCHEDULE, {"parts": schedule.parts})
             for name, tensors in by_map.items():
                 write_tensors(temporary / f"{name}.safetensors", tensors)
         for older in current.parent.iterdir():
             if older != current:
                 shutil.rmtree(older)
 
-    def load_progress(self, stage: Stage) -> tuple[int, dict[str, Tensor]]:
-        """Batches done and their running sums; (0, {}) if there are none."""
-        folders = sorted((self.folder / "progress").glob(f"{stage}-*"))
-        if not folders:
-            return 0, {}
+    def maps_in_progress(self, stage: Stage) -> set[str]:
+        """The maps of which there are running sums."""
+        folder = self._progress_folder(stage)
+        return set() if folder is None else {path.stem for path in folder.glob("*.safetensors")}
+
+    def load_progress(self, stage: Stage) -> tuple[list[Part], dict[str, Tensor]]:
+        """(how far the running sums are, these); ([], {}) if there are none."""
+        folder = self._progress_folder(stage)
+        if folder is None:
+            return [], {}
+        parts = json.loads((folder / SCHEDULE).read_text())["parts"]
         state = {
             f"{path.stem}.{part}": tensor
-            for path in sorted(folders[-1].glob("*.safetensors"))
+            for path in sorted(folder.glob("*.safetensors"))
             for part, tensor in read_tensors(path).items()
         }
-        return int(folders[-1].name.rpartition("-")[2]), state
+        return [tuple(part) for part in parts], state
+
+    def _progress_folder(self, stage: Stage) -> Path | None:
+        folders = sorted((self.folder / "progress").glob(f"{stage}-*"))
+        return folders[-1] if folders else None
 
 
 def check_agrees(

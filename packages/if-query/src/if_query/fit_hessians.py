@@ -7,24 +7,19 @@ eigenvalues. Each is saved when it ends, and long ones at intervals; the same co
 where a killed one stopped and ends at the same bits.
 """
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass as stdlib_dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ConfigDict, PositiveInt
+from pydantic import ConfigDict, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from if_query.command_line import describe_arguments, parse
 from if_query.errors import command_errors
 
 if TYPE_CHECKING:
-    from math_utils.curvature import CovarianceSums, CurvatureConfig, EigenvalueSums
-
-    from if_query.datasets import TokenDataset
-    from if_query.factors import FactorStore, Stage
-    from if_query.models import LanguageModelLoss, Tracked
+    from if_query.fit_stages import Fit
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -76,6 +71,17 @@ class FitHessiansConfig:
     """Device to run on; CUDA where there is one."""
     device_map: str | None = None
     """Spread the model over devices by accelerate, for example auto."""
+    plan: bool = False
+    """Print the expected peak memory, disk and time of every stage, measured on a few batches, and
+    do nothing else."""
+    plan_modules: bool = False
+    """The same, and map by map."""
+    memory_gb: PositiveFloat | None = None
+    """Memory that may be used on the device, in 10⁹ bytes, the model included; by default what is
+    free. Where the statistics of all maps do not fit, the maps go in groups."""
+    module_partitions: PositiveInt | None = None
+    """Fit the maps in this many groups, each with its own passes over the data: less memory, the
+    same bits. By default as few as fit into memory."""
     save_interval: float = 600.0
     """Seconds between saves of unfinished sums."""
     resume: bool = True
@@ -99,20 +105,6 @@ RESULT_FIELDS = (
 """What must agree for a fit to be taken up: everything that its bits depend on."""
 
 
-@stdlib_dataclass(frozen=True, eq=False)
-class Fit:
-    """One fit under way: what every stage needs."""
-
-    model: Any
-    dataset: "TokenDataset"
-    tracked: "Tracked"
-    objective: "LanguageModelLoss"
-    curvature: "CurvatureConfig"
-    store: "FactorStore"
-    save_interval: float
-    budgets: dict[str, int]
-
-
 def fit_hessians(config: FitHessiansConfig) -> Path:
     """Fit and store the curvature; the library form of the command.
 
@@ -120,16 +112,19 @@ def fit_hessians(config: FitHessiansConfig) -> Path:
         config: the command's flags.
 
     Returns:
-        The factors folder.
+        The factors folder; with ``--plan`` it is not touched.
 
     Raises:
         InputError: on bad input; nothing is written where it can be known beforehand.
         OSError: if a file could not be written; no partial file is left.
     """
     from if_query.factors import FactorStore, check_agrees, clear_folder, prepare_folder
+    from if_query.fit_stages import run_stages
 
+    if config.plan or config.plan_modules:
+        return _print_plan(config)
     earlier = prepare_folder(config.output_dir, overwrite=config.overwrite, resume=config.resume)
-    fit, metadata = _prepare(config)
+    fit, metadata = prepare(config)
     for line in fit.tracked.describe():
         print(line)
     if unlabelled := fit.dataset.unlabelled:
@@ -139,12 +134,13 @@ def fit_hessians(config: FitHessiansConfig) -> Path:
         )
     if earlier is not None:
         check_agrees(earlier, metadata, config.output_dir, list(RESULT_FIELDS))
-        fit.store.metadata = earlier
+        fit.store.metadata = {"used_token_budgets": {}, **earlier}
         if earlier["status"] == "complete":
             print(f"{config.output_dir}: these factors are complete already; nothing to do")
             return config.output_dir
         print(f"{config.output_dir}: going on with an interrupted fit")
-    else:
+    fit = _in_groups(fit, config)
+    if earlier is None:
         clear_folder(config.output_dir)
         fit.store.metadata = metadata
         fit.store.save_metadata()
@@ -154,13 +150,41 @@ def fit_hessians(config: FitHessiansConfig) -> Path:
     return config.output_dir
 
 
-def _prepare(config: FitHessiansConfig) -> tuple[Fit, dict[str, Any]]:
+def _print_plan(config: FitHessiansConfig) -> Path:
+    """Say what the fit would take from its beginning."""
+    from if_query.fit_stages import row_errors
+    from if_query.plan.fit_plan import plan_fit
+
+    fit, _ = prepare(config)
+    with row_errors(fit):
+        plan = plan_fit(fit, num_groups=config.module_partitions, memory_gb=config.memory_gb)
+    for line in (*fit.tracked.describe(), *plan.describe(modules=config.plan_modules)):
+        print(line)
+    return config.output_dir
+
+
+def _in_groups(fit: "Fit", config: FitHessiansConfig) -> "Fit":
+    """The fit with its maps in groups that fit into memory, and a line about them."""
+    from if_query.fit_stages import row_errors
+    from if_query.plan.fit_trials import choose_capacities
+
+    with row_errors(fit):
+        capacities, lines = choose_capacities(
+            fit, num_groups=config.module_partitions, memory_gb=config.memory_gb, trials={}
+        )
+    for line in lines:
+        print(line)
+    return replace(fit, capacities=capacities)
+
+
+def prepare(config: FitHessiansConfig) -> "tuple[Fit, dict[str, Any]]":
     """Read and check everything, and say in metadata what the fit will be."""
     import torch
     from math_utils.curvature import CurvatureConfig
 
     from if_query.datasets import load_token_dataset
     from if_query.factors import FORMAT, STAGES, FactorStore, versions
+    from if_query.fit_stages import Fit
     from if_query.models import (
         LanguageModelLoss,
         fingerprint,
@@ -218,6 +242,7 @@ def _prepare(config: FitHessiansConfig) -> tuple[Fit, dict[str, Any]]:
         "eigen_dtype": config.eigen_dtype,
         "seed": config.seed,
         "token_budgets": budgets,
+        "used_token_budgets": {},
         "versions": versions(),
         "arguments": describe_arguments(config),
         "checksums": {},
@@ -240,134 +265,13 @@ def _prepare(config: FitHessiansConfig) -> tuple[Fit, dict[str, Any]]:
     return fit, metadata
 
 
-def run_stages(fit: Fit) -> None:
-    """Run the stages that are not done yet, in order."""
-    from if_query.factors import STAGES
-    from if_query.passes import curvature_errors
-
-    stages: dict[Stage, Callable[[Fit], None]] = {
-        "covariances": fit_covariances,
-        "eigenbases": decompose_covariances,
-        "eigenvalues": fit_eigenvalues,
-    }
-    with curvature_errors(fit.dataset, lambda row: f"row {row} of the data set"):
-        for stage in STAGES[fit.curvature.strategy]:
-            if not fit.store.is_done(stage):
-                stages[stage](fit)
-
-
-def fit_covariances(fit: Fit) -> None:
-    """Stage 1: A = (1/T) Σ a aᵀ and S = (1/T) Σ δ δᵀ of every map."""
-    from math_utils.curvature import CovarianceSums
-
-    sums = CovarianceSums(fit.tracked.maps, fit.curvature.covariance_dtype)
-    accumulate(fit, "covariances", sums)
-    checksums, num_positions = {}, {}
-    for name, one in sums.finish().items():
-        checksums[name] = fit.store.write_map(
-            "covariances",
-            name,
-            {"inputs": one.inputs, "output_gradients": one.output_gradients},
-        )
-        num_positions[name] = one.num_positions
-    fit.store.finish_stage("covariances", checksums, num_positions=num_positions)
-
-
-def decompose_covariances(fit: Fit) -> None:
-    """Stage 2: eigenbases, map by map; those of an interrupted stage are kept."""
-    from math_utils.curvature import decompose
-    from tqdm import tqdm
-
-    store, names = fit.store, list(fit.tracked.maps)
-    kept = {name: store.read_finished_eigenbasis(name) for name in names}
-    checksums = {name: checksum for name, checksum in kept.items() if checksum is not None}
-    waiting = [name for name in names if name not in checksums]
-    covariances = ((name, store.read_covariances(name)) for name in waiting)
-    with tqdm(total=len(names), initial=len(checksums), desc="eigenbases", unit="map") as bar:
-        for name, basis in decompose(covariances, dtype=fit.curvature.eigen_dtype):
-            checksums[name] = store.write_map(
-                "eigenbases",
-                name,
-                {
-                    "input_basis": basis.input_basis,
-                    "output_basis": basis.output_basis,
-                    "input_values": basis.input_values,
-                    "output_values": basis.output_values,
-                },
-            )
-            bar.update()
-    store.finish_stage("eigenbases", checksums)
-
-
-def fit_eigenvalues(fit: Fit) -> None:
-    """Stage 3: Λ in the eigenbases (ekfac), by products (kfac), or in the weights' own basis."""
-    from math_utils.curvature import EigenvalueSums, kfac_eigenvalues, share_equal_bases
-
-    store, maps, num_examples = fit.store, fit.tracked.maps, len(fit.dataset)
-    devices = fit.tracked.devices()
-    bases = None
-    if fit.curvature.strategy != "diagonal":
-        bases = share_equal_bases(
-            (name, store.read_eigenbasis(name).to(devices[name])) for name in maps
-        )
-    if fit.curvature.strategy == "kfac" and bases is not None:
-        eigenvalues = {name: kfac_eigenvalues(one, num_examples) for name, one in bases.items()}
-    else:
-        sums = EigenvalueSums(maps, bases, fit.curvature.covariance_dtype)
-        accumulate(fit, "eigenvalues", sums)
-        eigenvalues = sums.finish(num_examples)
-    checksums = {
-        name: store.write_map("eigenvalues", name, {"eigenvalues": values})
-        for name, values in eigenvalues.items()
-    }
-    store.finish_stage("eigenvalues", checksums)
-
-
-def accumulate(fit: Fit, stage: "Stage", sums: "CovarianceSums | EigenvalueSums") -> None:
-    """One pass over the data set into running sums, saved at intervals and taken up again.
-
-    The order of the batches is fixed by the data set and the token budget, so that an interrupted
-    pass adds the same numbers in the same order. (Several processes would each take a share of
-    the batches here, and reduce the sums.)
-    """
-    from math_utils.capture import frozen
-    from math_utils.curvature import backward_pass
-    from tqdm import tqdm
-
-    from if_query.batching import make_batches
-    from if_query.passes import load_batches
-
-    plan = make_batches(fit.dataset.lengths, max_tokens=fit.budgets[stage])
-    num_done, state = fit.store.load_progress(stage)
-    sums.load(state, fit.tracked.devices())
-    saved_at = time.monotonic()
-    done_sequences = sum(map(len, plan[:num_done]))
-    with (
-        frozen(fit.model),
-        tqdm(total=len(fit.dataset), initial=done_sequences, desc=stage, unit="seq") as bar,
-    ):
-        for batch in load_batches(fit.model, fit.dataset, plan[num_done:]):
-            backward_pass(
-                fit.model,
-                fit.tracked.maps,
-                batch,
-                fit.objective,
-                sums.add,
-                dtype=fit.curvature.covariance_dtype,
-                loss_scale=fit.curvature.loss_scale,
-            )
-            num_done += 1
-            bar.update(len(batch.input_ids))
-            if time.monotonic() - saved_at >= fit.save_interval:
-                fit.store.save_progress(stage, num_done, sums.state())
-                saved_at = time.monotonic()
-
-
 @command_errors()
 def main(args: Sequence[str] | None = None) -> None:
     """The console command."""
     config = parse(FitHessiansConfig, program="fit-hessians", args=args)
     folder = fit_hessians(config)
+    if config.plan or config.plan_modules:
+        return
     print(f"factors are in {folder}; next: run-query --model {config.model} --factors-dir {folder}")
 
 

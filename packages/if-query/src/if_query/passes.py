@@ -12,6 +12,7 @@ from if_query.batching import collate
 from if_query.datasets import TokenDataset
 from if_query.errors import InputError
 from if_query.models import input_device
+from if_query.out_of_memory import is_out_of_memory
 
 FLOAT16_LOSS_SCALE = 1024.0
 """Keeps gradients of a float16 model above its smallest number, 6e-8."""
@@ -40,7 +41,8 @@ def curvature_errors(dataset: TokenDataset, describe: Callable[[int], str]) -> I
         describe: names the example in a row.
 
     Raises:
-        InputError: in place of a :class:`~math_utils.errors.CurvatureError`.
+        InputError: in place of a :class:`~math_utils.errors.CurvatureError`, and of memory that
+            could not be had.
     """
     try:
         yield
@@ -49,3 +51,10 @@ def curvature_errors(dataset: TokenDataset, describe: Callable[[int], str]) -> I
         raise InputError(error.describe(describe(row))) from error
     except CurvatureError as error:
         raise InputError(str(error)) from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"out of memory: {(str(error) or type(error).__name__).splitlines()[0]}; see with "
+            "--plan what the stages need"
+        ) from error

@@ -3,10 +3,9 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import psutil
-import torch
 from math_utils.capture import frozen
 from math_utils.curvature import (
     CurvatureFactors,
@@ -20,17 +19,17 @@ from tqdm import tqdm
 
 from if_query.batching import make_batches
 from if_query.datasets import TokenDataset
+from if_query.errors import InputError
 from if_query.models import LanguageModelLoss, Tracked
+from if_query.out_of_memory import runs_out_of_memory
 from if_query.pairs import Pair
 from if_query.passes import curvature_errors, load_batches, loss_scale_of
+from if_query.query_progress import QueryProgress
+from if_query.schedule import BatchSchedule, half_of
 from if_query.score_arrays import ScoreArrays
 
 if TYPE_CHECKING:
     from if_query.run_query import RunQueryConfig
-
-SHARE_OF_FREE_MEMORY = 0.4
-"""What query gradients may take where --query-memory-gb does not say; a few more copies of some
-of them are alive while they are preconditioned."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +46,13 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run under way."""
+    """One run under way.
+
+    Attributes:
+        factors: in memory, or read from disk map by map.
+        queries_at_once: how many queries' preconditioned gradients fit in memory together.
+        metadata: what is known of the run; :func:`score_all` adds the batch sizes that it used.
+    """
 
     config: "RunQueryConfig"
     model: Any
@@ -56,6 +61,7 @@ class Run:
     train: Examples
     queries: Examples
     metadata: dict[str, Any]
+    queries_at_once: int
 
     @property
     def loss_scale(self) -> float:
@@ -67,73 +73,131 @@ class Run:
         """The damping that was asked for."""
         return Damping(self.config.damping, self.config.damping_kind)
 
+    @property
+    def train_budget(self) -> int:
+        """Tokens per batch of training examples that were asked for."""
+        config = self.config
+        return token_budget(config.train_batch_size or config.score_batch_size, self.train)
+
+    def open_arrays(self) -> ScoreArrays:
+        """The score matrices on disk, new or as an interrupted run left them."""
+        config = self.config
+        return ScoreArrays(
+            config.output_dir,
+            num_queries=len(self.queries.pairs),
+            lengths=self.train.dataset.lengths.tolist(),
+            module_names=list(self.tracked.maps),
+            per_module=config.per_module_scores,
+            per_token=config.per_token_scores,
+            self_influence=config.self_influence,
+        )
+
 
 def score_all(run: Run) -> tuple[ScoreArrays, list[float]]:
     """Score every training example against every query, block of queries by block.
 
     Returns:
         (scores, the loss of every query in nats).
+
+    Raises:
+        InputError: if one example by itself does not fit into memory.
     """
-    config = run.config
-    arrays = ScoreArrays(
-        config.output_dir,
-        num_queries=len(run.queries.pairs),
-        lengths=run.train.dataset.lengths.tolist(),
-        module_names=list(run.tracked.maps),
-        per_module=config.per_module_scores,
-        per_token=config.per_token_scores,
-        self_influence=config.self_influence,
+    config, num_queries = run.config, len(run.queries.pairs)
+    arrays = run.open_arrays()
+    progress = QueryProgress.take_up(
+        arrays.progress(),
+        token_budget=run.train_budget,
+        query_batch_size=config.query_batch_size or config.score_batch_size,
+        queries_at_once=run.queries_at_once,
+        num_queries=num_queries,
     )
-    earlier = arrays.progress()
-    queries_at_once = earlier.get("queries_at_once") or count_queries_at_once(run)
-    budget = token_budget(config.train_batch_size or config.score_batch_size, run.train)
-    # Steps of another plan say nothing about this one.
-    done = earlier["steps"] if earlier.get("token_budget") == budget else 0
-    num_queries = len(run.queries.pairs)
-    blocks: list[slice | None] = [
-        slice(first, min(first + queries_at_once, num_queries))
-        for first in range(0, num_queries, queries_at_once)
-    ]
-    plan = make_batches(run.train.dataset.lengths, max_tokens=budget)
-    losses = [0.0] * num_queries
-    step = 0
+    with frozen(run.model), tqdm(desc="scores", unit="seq") as bar:
 
-    def save() -> None:
-        arrays.save({"steps": step, "queries_at_once": queries_at_once, "token_budget": budget})
+        def count_passes() -> None:
+            left = -(-(num_queries - progress.first_query) // progress.queries_at_once)
+            bar.total = bar.n + (left + config.self_influence) * len(run.train.pairs)
 
+        while progress.first_query < num_queries:
+            count_passes()
+            queries = gather_queries(run, progress)
+            if queries is None:
+                continue
+            _score_pass(run, arrays, progress, queries, bar)
+            progress.end_block()
+            del queries  # before the next block is gathered
+        if config.self_influence:
+            _score_pass(run, arrays, progress, None, bar)
+    arrays.save(progress.to_json())
+    run.metadata["used_token_budgets"] = progress.budgets
+    run.metadata["used_query_batch_sizes"] = progress.query_batch_sizes
+    return arrays, progress.losses
+
+
+def _score_pass(
+    run: Run,
+    arrays: ScoreArrays,
+    progress: QueryProgress,
+    queries: Queries | None,
+    bar: "tqdm[Any]",
+) -> None:
+    """Every training example against a block of queries, or (None) against itself.
+
+    Scores of a batch are stored when all of them are there, so that a batch that runs out of
+    memory leaves nothing behind; what is left then goes in batches of half its size.
+    """
+    lengths = run.train.dataset.lengths
+    schedule = BatchSchedule(lengths, progress.parts)
+    progress.parts = schedule.parts
+    bar.update(schedule.num_rows_done)
+    while failed := _score_batches(run, arrays, progress, queries, schedule, bar):
+        longest = int(lengths[failed].max())
+        if len(failed) == 1:
+            raise InputError(
+                f"train {run.train.describe(failed[0])}, of {longest} tokens, does not fit into "
+                "memory by itself; lower --max-length, or --query-memory-gb"
+            )
+        schedule.shrink(half_of(failed, lengths))
+        progress.budgets.append(schedule.budget)
+        arrays.save(progress.to_json())
+        print(
+            f"out of memory at {len(failed)} training examples of up to {longest} tokens; going "
+            f"on with {schedule.budget} tokens per batch"
+        )
+
+
+def _score_batches(
+    run: Run,
+    arrays: ScoreArrays,
+    progress: QueryProgress,
+    queries: Queries | None,
+    schedule: BatchSchedule,
+    bar: "tqdm[Any]",
+) -> list[int]:
+    """Score what is left of a pass; the rows of the batch that ran out of memory, or []."""
     saved_at = time.monotonic()
-    passes = blocks + ([None] if config.self_influence else [])
-    total = len(passes) * len(run.train.pairs)
-    with frozen(run.model), tqdm(total=total, desc="scores", unit="seq") as bar:
-        for block in passes:
-            queries = None
-            if block is not None:
-                with curvature_errors(run.queries.dataset, run.queries.describe):
-                    queries, losses[block] = gather_queries(run, block)
-            with curvature_errors(run.train.dataset, run.train.describe):
-                for rows in plan:
-                    step += 1
-                    if step > done:
-                        _score_rows(run, arrays, block, queries, rows)
-                        if time.monotonic() - saved_at >= config.save_interval:
-                            save()
-                            saved_at = time.monotonic()
-                    bar.update(len(rows))
-    save()
-    return arrays, losses
+    with curvature_errors(run.train.dataset, run.train.describe):
+        for rows in schedule.remaining():
+            if runs_out_of_memory(partial(_score_rows, run, arrays, progress.block, queries, rows)):
+                return rows
+            schedule.advance()
+            bar.update(len(rows))
+            if time.monotonic() - saved_at >= run.config.save_interval:
+                arrays.save(progress.to_json())
+                saved_at = time.monotonic()
+    return []
 
 
 def _score_rows(
     run: Run,
     arrays: ScoreArrays,
-    block: slice | None,
+    block: slice,
     queries: Queries | None,
     rows: Sequence[int],
 ) -> None:
     """Score one batch of training examples against a block, or (None) against themselves."""
     (batch,) = load_batches(run.model, run.train.dataset, [rows])
     arguments = (run.model, run.tracked.maps, batch, LanguageModelLoss())
-    if block is None or queries is None:
+    if queries is None:
         assert arrays.self_influence is not None
         arrays.self_influence[list(rows)] = self_influence(
             *arguments, run.factors, run.damping, loss_scale=run.loss_scale
@@ -149,63 +213,73 @@ def _score_rows(
     arrays.put(block, rows, scores)
 
 
-def count_queries_at_once(run: Run) -> int:
-    """How many queries' preconditioned gradients fit in memory together.
+def gather_queries(run: Run, progress: QueryProgress) -> Queries | None:
+    """Preconditioned gradients of the next block of queries, and their losses into ``progress``.
 
-    (Factors on disk and other partitions for what does not fit belong here.)
+    Where memory runs out, batches are halved, and where they cannot be, the block.
+
+    Returns:
+        The queries; None if fewer of them have to go at once, which ``progress`` then says.
+
+    Raises:
+        InputError: if one query by itself does not fit into memory.
     """
-    config, num_queries = run.config, len(run.queries.pairs)
-    maps = run.tracked.maps.values()
-    if config.query_rank is None:
-        per_query = 4 * sum(one.num_parameters for one in maps)
-    else:
-        per_query = 4 * sum(
-            min(config.query_rank, one.d_in, one.d_out) * (one.d_in + one.d_out) for one in maps
-        )
-    if config.query_memory_gb is not None:
-        memory = config.query_memory_gb * 1e9
-    else:
-        devices = set(run.tracked.devices().values())
-        free = [
-            torch.cuda.mem_get_info(device)[0]
-            if device.type == "cuda"
-            else psutil.virtual_memory().available
-            for device in devices
-        ]
-        memory = SHARE_OF_FREE_MEMORY * sum(free)
-    at_once = max(1, min(num_queries, int(memory // per_query)))
-    if at_once < num_queries:
-        print(
-            f"query gradients take {per_query / 1e9:.3g} GB each, so {at_once} of {num_queries} "
-            "queries are held at a time"
-        )
-    return at_once
+    block, dataset = progress.block, run.queries.dataset
+    while True:
+        found: list[tuple[Queries, list[float]]] = []
+        batch_size = progress.query_batch_sizes[-1]
+
+        def collect(batch_size: int = batch_size, found: list[Any] = found) -> None:
+            found.append(collect_block(run, block, batch_size))
+
+        with curvature_errors(dataset, run.queries.describe):
+            if not runs_out_of_memory(collect):
+                queries, progress.losses[block] = found[0]
+                return queries
+        largest = min(batch_size, block.stop - block.start)
+        if largest > 1:
+            progress.query_batch_sizes.append(largest // 2)
+            print(f"out of memory at queries; going on with {largest // 2} in a batch")
+        elif block.stop - block.start > 1:
+            progress.shrink_block()
+            print(f"out of memory at queries; going on with {progress.queries_at_once} at a time")
+            return None
+        else:
+            raise InputError(
+                f"query {run.queries.describe(block.start)}, of "
+                f"{dataset.lengths[block.start]} tokens, does not fit into memory by itself; lower "
+                "--max-length, or give --query-rank"
+            )
 
 
-def gather_queries(run: Run, block: slice) -> tuple[Queries, list[float]]:
+def collect_block(run: Run, block: slice, batch_size: int) -> tuple[Queries, list[float]]:
     """Preconditioned gradients and losses of a block of queries, in its order."""
-    config, dataset = run.config, run.queries.dataset
-    rows_of_block = range(len(run.queries.pairs))[block]
-    batch_size = config.query_batch_size or config.score_batch_size
-    # Not more queries at once than asked for, however short: each has a whole gradient for a while.
-    plan = make_batches(
-        dataset.lengths[block],
-        max_tokens=token_budget(batch_size, run.queries),
-        max_sequences=batch_size,
-    )
-    rows = [[rows_of_block[place] for place in places] for places in plan]
+    plan = query_batches(run, block, batch_size)
+    rows = [[block.start + place for place in places] for places in plan]
     queries, losses = collect_queries(
         run.model,
         run.tracked.maps,
-        list(load_batches(run.model, dataset, rows)),
+        list(load_batches(run.model, run.queries.dataset, rows)),
         LanguageModelLoss(),
         run.factors,
         run.damping,
-        rank=config.query_rank,
+        rank=run.config.query_rank,
         order=[place for places in plan for place in places],
         loss_scale=run.loss_scale,
     )
     return queries, losses.tolist()
+
+
+def query_batches(run: Run, block: slice, batch_size: int) -> list[list[int]]:
+    """Batches of a block of queries, as places in it.
+
+    Not more queries at once than asked for, however short: each has a whole gradient for a while.
+    """
+    return make_batches(
+        run.queries.dataset.lengths[block],
+        max_tokens=token_budget(batch_size, run.queries),
+        max_sequences=batch_size,
+    )
 
 
 def token_budget(batch_size: int, examples: Examples) -> int:

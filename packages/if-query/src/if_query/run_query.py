@@ -18,7 +18,6 @@ from if_query.errors import InputError, command_errors
 
 if TYPE_CHECKING:
     from if_query.factors import FactorStore
-    from if_query.models import Tracked
     from if_query.pairs import Pair
     from if_query.query_pass import Examples, Run
 
@@ -69,6 +68,14 @@ class RunQueryConfig:
     query_memory_gb: PositiveFloat | None = None
     """Memory for query gradients; queries that do not fit go in blocks, each with a pass over the
     training examples. By default 40 % of what is free."""
+    memory_gb: PositiveFloat | None = None
+    """Memory that may be used on the device, in 10⁹ bytes, the model included; by default what is
+    free. Factors that do not fit are read from disk map by map, and queries go in blocks."""
+    plan: bool = False
+    """Print the expected peak memory, disk and time of every stage, measured on a few batches, and
+    do nothing else."""
+    plan_modules: bool = False
+    """The same, and map by map."""
     top_k: PositiveInt | None = None
     """Keep only this many best and worst training examples per query in influences.csv, best
     first; scores.npy keeps all."""
@@ -134,12 +141,16 @@ def run_query(config: RunQueryConfig) -> Path:
         OSError: if a file could not be written; no partial table is left.
     """
     from if_query.factors import check_agrees, clear_folder, prepare_folder
+    from if_query.plan.query_trials import QueryTrials
+    from if_query.query_memory import choose_memory, place_factors
     from if_query.query_pass import score_all
     from if_query.results import write_results
     from if_query.whole_files import write_json
 
+    if config.plan or config.plan_modules:
+        return _print_plan(config)
     earlier = prepare_folder(config.output_dir, overwrite=config.overwrite, resume=config.resume)
-    run = _prepare(config)
+    run, store = prepare(config)
     if earlier is not None:
         check_agrees(earlier, run.metadata, config.output_dir, list(RESULT_FIELDS))
         if earlier["status"] == "complete":
@@ -147,7 +158,11 @@ def run_query(config: RunQueryConfig) -> Path:
             _report(config)
             return config.output_dir
         print(f"{config.output_dir}: going on with an interrupted run")
-    else:
+    memory = choose_memory(run, store, QueryTrials(run, store.strategy))
+    for line in memory.lines:
+        print(line)
+    run = place_factors(run, store, memory)
+    if earlier is None:
         clear_folder(config.output_dir)
     write_json(config.output_dir / "metadata.json", {**run.metadata, "status": "running"})
     arrays, losses = score_all(run)
@@ -168,9 +183,23 @@ def _report(config: RunQueryConfig) -> None:
     print(f"the report is {page}: open it in a browser, it needs no network")
 
 
-def _prepare(config: RunQueryConfig) -> "Run":
-    """Read and check everything, and say in metadata what the run will be."""
-    from if_query.factors import FactorStore, move_to, versions
+def _print_plan(config: RunQueryConfig) -> Path:
+    """Say what the run would take from its beginning."""
+    from if_query.plan.query_plan import plan_query
+
+    run, store = prepare(config)
+    for line in plan_query(run, store).describe(modules=config.plan_modules):
+        print(line)
+    return config.output_dir
+
+
+def prepare(config: RunQueryConfig) -> "tuple[Run, FactorStore]":
+    """Read and check everything but the factors, and say in metadata what the run will be."""
+    from math_utils.curvature import CurvatureFactors
+
+    from if_query.factors import FactorStore, versions
+    from if_query.factors_on_disk import FactorsOnDisk
+    from if_query.matching import match_factors
     from if_query.models import fingerprint, load_model, load_tokenizer
     from if_query.pairs import load_pairs
     from if_query.query_pass import Run
@@ -213,8 +242,9 @@ def _prepare(config: RunQueryConfig) -> "Run":
         "versions": versions(),
         "arguments": describe_arguments(config),
     }
-    factors = move_to(store.read_factors(), tracked.devices())
-    return Run(config, model, tracked, factors, train, queries, metadata)
+    factors = CurvatureFactors(store.strategy, FactorsOnDisk(store, tracked.devices()))
+    run = Run(config, model, tracked, factors, train, queries, metadata, len(queries.pairs))
+    return run, store
 
 
 def _encode(tokenizer: Any, pairs: "list[Pair]", config: RunQueryConfig, kind: str) -> "Examples":
@@ -242,48 +272,6 @@ def _encode(tokenizer: Any, pairs: "list[Pair]", config: RunQueryConfig, kind: s
     return examples
 
 
-def match_factors(
-    model: Any, own_fingerprint: str, store: "FactorStore", config: RunQueryConfig
-) -> "Tracked":
-    """The model's maps that the factors are of, checked against them.
-
-    Raises:
-        InputError: if model and factors do not belong together (a warning under
-            ``--allow-mismatch``), or the maps have other shapes (always).
-    """
-    from if_query.models import track
-
-    fitted = store.metadata
-    problems = []
-    if fitted["model_fingerprint"] != own_fingerprint:
-        problems.append(
-            f"the parameters differ: the factors are of {fitted['model']} "
-            f"(fingerprint {fitted['model_fingerprint'][:12]}, {fitted['dtype']}), this is "
-            f"{config.model} ({own_fingerprint[:12]}, {config.dtype})"
-        )
-    if fitted["revision"] != config.revision:
-        problems.append(
-            f"the factors are of revision {fitted['revision']}, this is {config.revision}"
-        )
-    if problems and not config.allow_mismatch:
-        raise InputError(
-            f"{store.folder}: {'; '.join(problems)}; fit factors for this model, or pass "
-            "--allow-mismatch"
-        )
-    for problem in problems:
-        print(f"warning: {store.folder}: {problem}")
-    tracked = track(model, fitted["tracked_modules"].__contains__)
-    for name, shape in fitted["tracked_modules"].items():
-        one = tracked.maps.get(name)
-        found = None if one is None else [one.d_out, one.d_in]
-        if found != [shape["d_out"], shape["d_in"]]:
-            raise InputError(
-                f"{store.folder}: the factors have {name} as [{shape['d_out']}, {shape['d_in']}], "
-                f"the model has {'no such map' if found is None else found}"
-            )
-    return tracked
-
-
 def digest_of(*content: object) -> str:
     """A digest of JSON values, for telling inputs apart."""
     import hashlib
@@ -297,6 +285,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """The console command."""
     config = parse(RunQueryConfig, program="run-query", args=args)
     folder = run_query(config)
+    if config.plan or config.plan_modules:
+        return
     print(f"results are in {folder}: influences.{config.format} has the scores, query-major")
 
 

@@ -30,8 +30,10 @@ def symmetric_eigendecomposition(
     """
     if not torch.isfinite(matrix).all():
         raise CurvatureError(f"{name}: expected finite entries, found NaN or infinity")
-    wide = matrix.to(dtype)
-    values, vectors = torch.linalg.eigh((wide + wide.T) / 2)
+    # One copy at a time: with LAPACK's own, an eigendecomposition takes 4 matrices in ``dtype``.
+    symmetric = matrix.to(dtype)
+    symmetric = (symmetric + symmetric.T).div_(2)
+    values, vectors = torch.linalg.eigh(symmetric)
     if not (torch.isfinite(values).all() and torch.isfinite(vectors).all()):
         raise CurvatureError(
             f"{name}: the eigendecomposition in {dtype} returned NaN or infinity; "

@@ -1,6 +1,6 @@
 """Covariances of layer inputs and output gradients: A = (1/T) Σ a aᵀ, S = (1/T) Σ δ δᵀ."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -79,21 +79,35 @@ class CovarianceSums:
                 self._num_positions[name] = int(state[f"{name}.num_positions"])
 
     def finish(self) -> dict[str, Covariances]:
-        """The covariances.
+        """The covariances; the sums stay as they are.
 
         Raises:
             CurvatureError: if a map never ran (it has no covariance), named.
+        """
+        copy = CovarianceSums(self._maps, self._dtype)
+        copy._inputs = {name: sums.clone() for name, sums in self._inputs.items()}
+        copy._gradients = {name: sums.clone() for name, sums in self._gradients.items()}
+        copy._num_positions = dict(self._num_positions)
+        return dict(copy.drain())
+
+    def drain(self) -> Iterator[tuple[str, Covariances]]:
+        """The covariances map by map, in place of the sums, which are given up: no map is copied.
+
+        Raises:
+            CurvatureError: as for :meth:`finish`, before the first map.
         """
         if silent := [name for name in self._maps if not self._num_positions[name]]:
             raise CurvatureError(
                 f"{', '.join(silent[:3])} ({len(silent)} in all) never ran on the data, so there "
                 "is nothing to fit; leave them out of the tracked modules"
             )
-        return {
-            name: Covariances(
-                inputs=symmetrize_(self._inputs[name].clone()) / count,
-                output_gradients=symmetrize_(self._gradients[name].clone()) / count,
-                num_positions=count,
+        for name in self._maps:
+            count = self._num_positions[name]
+            yield (
+                name,
+                Covariances(
+                    inputs=symmetrize_(self._inputs.pop(name)).div_(count),
+                    output_gradients=symmetrize_(self._gradients.pop(name)).div_(count),
+                    num_positions=count,
+                ),
             )
-            for name, count in self._num_positions.items()
-        }

@@ -9,7 +9,7 @@ Q_Sᵀ G_n Q_A = Σ_t (Q_Sᵀ δ_t)(Q_Aᵀ a_t)ᵀ: positions are rotated before
 costs T (d_in² + d_out²) for a batch rather than N d_in d_out (d_in + d_out) for its gradients.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 
@@ -71,14 +71,25 @@ class EigenvalueSums:
                 self._squares[name] = state[f"{name}.squares"].to(device).clone()
 
     def finish(self, num_examples: int) -> dict[str, Float[Tensor, "d_out d_in"]]:
-        """Λ of every map, in nats² per unit weight² of one example.
+        """Λ of every map, in nats² per unit weight² of one example; the sums stay as they are.
 
         Raises:
             CurvatureError: if a map never ran, named.
+        """
+        copy = EigenvalueSums(self._maps, self._bases, self._dtype)
+        copy._squares = {name: squares.clone() for name, squares in self._squares.items()}
+        return dict(copy.drain(num_examples))
+
+    def drain(self, num_examples: int) -> Iterator[tuple[str, Float[Tensor, "d_out d_in"]]]:
+        """Λ map by map, in place of the sums, which are given up: no map is copied.
+
+        Raises:
+            CurvatureError: as for :meth:`finish`, before the first map.
         """
         if silent := [name for name in self._maps if name not in self._squares]:
             raise CurvatureError(
                 f"{', '.join(silent[:3])} ({len(silent)} in all) never ran on the data, so there "
                 "is nothing to fit; leave them out of the tracked modules"
             )
-        return {name: self._squares[name] / num_examples for name in self._maps}
+        for name in self._maps:
+            yield name, self._squares.pop(name).div_(num_examples)

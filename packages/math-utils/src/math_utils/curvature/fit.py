@@ -52,13 +52,13 @@ def fit_curvature(
         if config.strategy in ("kfac", "ekfac"):
             covariances = CovarianceSums(maps, config.covariance_dtype)
             num_examples = _pass(model, maps, batches, objective, config, covariances)
-            bases = dict(decompose(covariances.finish().items(), dtype=config.eigen_dtype))
+            bases = dict(decompose(covariances.drain(), dtype=config.eigen_dtype))
             if config.strategy == "kfac":
                 products = {n: kfac_eigenvalues(basis, num_examples) for n, basis in bases.items()}
                 return assemble("kfac", bases, products)
         eigenvalues = EigenvalueSums(maps, bases, config.covariance_dtype)
         num_examples = _pass(model, maps, batches, objective, config, eigenvalues)
-    return assemble(config.strategy, bases, eigenvalues.finish(num_examples))
+    return assemble(config.strategy, bases, dict(eigenvalues.drain(num_examples)))
 
 
 def assemble(

@@ -1,0 +1,1 @@
+"""What a command will take before it runs: memory, disk and time, stage by stage."""

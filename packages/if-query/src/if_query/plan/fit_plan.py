@@ -1,0 +1,186 @@
+"""The plan of fit-hessians: memory, disk and time of every stage."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from math_utils.linear_maps import LinearMap
+
+from if_query.device_memory import Memory, held_memory, is_host, peak_memory
+from if_query.factors import STAGES, Stage
+from if_query.fit_stages import Fit
+from if_query.partitions import fill_groups
+from if_query.plan.eigen_costs import EigenCosts
+from if_query.plan.fit_trials import StageTrial, choose_capacities, passes_of, try_stage
+from if_query.plan.report import ModulePlan, Plan, StagePlan
+from if_query.plan.sizes import (
+    covariance_bytes,
+    eigenvalue_bytes,
+    file_bytes,
+    pass_bytes,
+    progress_bytes,
+)
+from if_query.plan.stand_ins import Maps
+from if_query.plan.trials import storage_rate
+
+
+def plan_fit(fit: Fit, *, num_groups: int | None, memory_gb: float | None) -> Plan:
+    """Plan a fit from the beginning; nothing is written.
+
+    Raises:
+        InputError: as for :func:`choose_capacities`.
+    """
+    loaded = peak_memory()
+    trials = {stage: try_stage(fit, stage) for stage in passes_of(fit)}
+    capacities, notes = choose_capacities(
+        fit, num_groups=num_groups, memory_gb=memory_gb, trials=trials
+    )
+    costs = EigenCosts(fit.tracked.maps, fit.curvature, fit.tracked.devices())
+    return _FitPlan(fit, trials, capacities, costs, loaded, notes).plan()
+
+
+@dataclass(frozen=True, eq=False)
+class _FitPlan:
+    fit: Fit
+    trials: Mapping[Stage, StageTrial]
+    capacities: Mapping[str, int]
+    costs: EigenCosts
+    loaded: Memory
+    notes: list[str]
+
+    def plan(self) -> Plan:
+        stages = [StagePlan("loading", self.loaded.host, self.loaded.device, 0, 0.0)]
+        build = {
+            "covariances": self._covariances,
+            "eigenbases": self._eigenbases,
+            "eigenvalues": self._eigenvalues,
+        }
+        stages += [build[stage]() for stage in STAGES[self.fit.curvature.strategy]]
+        left = [s for s in STAGES[self.fit.curvature.strategy] if s != "covariances"]
+        return Plan(stages, sum(map(self._files, left)), self._notes(), self._modules())
+
+    # Memory of one stage
+
+    @property
+    def _itemsize(self) -> int:
+        return self.fit.curvature.covariance_dtype.itemsize
+
+    def _memory(self, base: Memory, statistics: int, copies: int) -> tuple[int, int]:
+        """(host, device) with statistics on the maps' devices and copies in main memory."""
+        if is_host(list(self.fit.tracked.devices().values())):
+            return base.host + statistics + copies, 0
+        return base.host + copies, base.device + statistics
+
+    def _groups(self, stage: Stage) -> list[dict[str, LinearMap]]:
+        maps = self.fit.tracked.maps
+        sizes = pass_bytes(stage, self.fit.curvature.strategy, maps, self._itemsize)
+        capacity = self.capacities.get(stage, sum(sizes.values()))
+        return [{name: maps[name] for name in group} for group in fill_groups(sizes, capacity)]
+
+    def _statistics(self, stage: Stage, maps: Maps) -> int:
+        """What a pass keeps of a group, with bases of inputs that are shared counted once."""
+        if stage == "covariances":
+            return sum(covariance_bytes(one, self._itemsize) for one in maps.values())
+        total = sum(eigenvalue_bytes(one, self._itemsize) for one in maps.values())
+        if self.fit.curvature.strategy == "ekfac":
+            first = self.trials[stage].first_reader
+            inputs = {first.get(name, name): one.d_in for name, one in maps.items()}
+            widths = [*inputs.values(), *(one.d_out for one in maps.values())]
+            total += sum(self._itemsize * width**2 for width in widths)
+        return total
+
+    def _copies(self, stage: Stage) -> int:
+        """What writing the largest map takes beside it: its bytes twice."""
+        maps = self.fit.tracked.maps.values()
+        return 2 * max(file_bytes(stage, one, self._itemsize) for one in maps)
+
+    def _pass(self, stage: Stage, on_disk: int) -> StagePlan:
+        """A pass over the data: the largest group, and the sums saved on the way."""
+        trial, groups = self.trials[stage], self._groups(stage)
+        statistics = max(self._statistics(stage, group) for group in groups)
+        running = self._memory(trial.trial.peak, statistics, 0)
+        # Written when the pass is over: the sums are there, the activations are not.
+        written = self._memory(held_memory(), statistics, self._copies(stage))
+        seconds = float(trial.trial.seconds.sum()) + (len(groups) - 1) * trial.plain_seconds
+        saved = min(2, int(seconds / len(groups) // max(self.fit.save_interval, 1e-9)))
+        progress = max(progress_bytes(stage, group, self._itemsize) for group in groups)
+        own = self._files(stage)
+        # At most two saves at a time, or one beside the files of the stage.
+        disk = on_disk + max(own + min(saved, 1) * progress, saved * progress)
+        return StagePlan(
+            stage,
+            max(running[0], written[0]),
+            max(running[1], written[1]),
+            disk,
+            seconds + own / storage_rate(),
+        )
+
+    def _files(self, stage: Stage) -> int:
+        maps = self.fit.tracked.maps.values()
+        return sum(file_bytes(stage, one, self._itemsize) for one in maps)
+
+    def _covariances(self) -> StagePlan:
+        return self._pass("covariances", 0)
+
+    def _eigenbases(self) -> StagePlan:
+        first = self.trials["covariances"].first_reader
+        memory = self.costs.peak_bytes(first, self._itemsize)
+        host, device = self._memory(held_memory(), memory, self._copies("eigenbases"))
+        size = self._files("covariances") + self._files("eigenbases")
+        seconds = self.costs.seconds(first) + size / storage_rate()
+        return StagePlan("eigenbases", host, device, size, seconds)
+
+    def _eigenvalues(self) -> StagePlan:
+        on_disk = 0
+        if self.fit.curvature.strategy in ("kfac", "ekfac"):
+            on_disk = self._files("eigenbases")
+        if self.fit.curvature.strategy != "kfac":
+            return self._pass("eigenvalues", on_disk)
+        held = held_memory()
+        peak = 0
+        for one in self.fit.tracked.maps.values():
+            bases = file_bytes("eigenbases", one, self._itemsize)
+            values = eigenvalue_bytes(one, self._itemsize)
+            peak = max(peak, 3 * bases, bases + 3 * values)
+        size = self._files("eigenvalues")
+        return StagePlan(
+            "eigenvalues",
+            held.host + peak,
+            held.device,
+            on_disk + size,
+            (on_disk + size) / storage_rate(),
+        )
+
+    # What a person should know
+
+    def _notes(self) -> list[str]:
+        notes = list(self.notes)
+        for stage in self.trials:
+            asked, used = self.fit.budgets[stage], self.trials[stage].budget
+            if used < asked:
+                notes.append(
+                    f"{asked} tokens per batch run out of memory in {stage}; planned with {used}"
+                )
+            if len(groups := self._groups(stage)) > 1:
+                notes.append(f"{stage}: {len(groups)} groups of maps, a pass over the data each")
+        notes.append("peaks are measured on the longest batch, plus exact sizes of statistics")
+        notes.append("time: batches over the range of lengths, a + b·tokens + c·tokens·length")
+        if "eigenbases" in STAGES[self.fit.curvature.strategy]:
+            notes.append(self.costs.note)
+        notes.append("files are taken to be written as fast as they are hashed")
+        if torch.cuda.is_available():
+            notes.append("device memory is that of tensors, without CUDA's own context")
+        return notes
+
+    def _modules(self) -> list[ModulePlan]:
+        strategy, plans = self.fit.curvature.strategy, []
+        left = [s for s in STAGES[strategy] if s != "covariances"]
+        for name, one in self.fit.tracked.maps.items():
+            memory: dict[str, int] = {
+                stage: pass_bytes(stage, strategy, {name: one}, self._itemsize)[name]
+                for stage in self.trials
+            }
+            disk = sum(file_bytes(stage, one, self._itemsize) for stage in left)
+            seconds = self.costs.seconds_of(one) if "eigenbases" in left else None
+            plans.append(ModulePlan(name, one.d_in, one.d_out, memory, disk, seconds))
+        return plans
