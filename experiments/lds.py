@@ -15,13 +15,19 @@ Run time:  5 s of one core for each retraining of the quickstart world on half o
     --workers 2                    trainings at a time
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
-from attribution.evaluation import evaluate_lds, foretellable, retraining_agreement
+from attribution.evaluation import (
+    evaluate_lds,
+    foretellable,
+    luck_of_subsets,
+    retraining_agreement,
+)
 from attribution.evaluation.report import estimate_mean
 from hops.errors import HopsError
 from hops.files import write_json, write_text
@@ -76,7 +82,7 @@ def main(config: Config) -> None:
     plan.check()
     if config.workers < 1:
         raise HopsError(f"--workers: expected at least 1, got {config.workers}.")
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=130)
     arguments = task_of_world(world_folder(config.world, config.worlds_dir), seed=config.seed)
     task = AttributionTask.read(arguments)
     store = open_store(task, config.output_dir)
@@ -96,7 +102,7 @@ def main(config: Config) -> None:
     removed = None
     if left_out:
         scores = {
-            one.title: one.scores
+            one.name: one.scores
             for one in methods
             if one.name in left_out and one.scores is not None
         }
@@ -143,18 +149,15 @@ def judge(
                 entry["methods"][method.name] = {"title": method.title, "failure": method.failure}
                 continue
             rows = chosen & method.judged
-            found = evaluate_lds(
-                method.scores[rows].astype(np.float64),
-                bank.masks,
-                losses[:, rows],
-                groups=functions[rows].tolist(),
-                seed=seed,
-            )
+            judged = (method.scores[rows].astype(np.float64), bank.masks, losses[:, rows])
+            groups = functions[rows].tolist()
+            found = evaluate_lds(*judged, groups=groups, seed=seed)
             entry["methods"][method.name] = {
                 "title": method.title,
                 "mean": found.mean,
                 "low": found.low,
                 "high": found.high,
+                "luck": luck_of_subsets(*judged, groups=groups, seed=seed),
             }
         results["depths"][str(depth)] = entry
     return results

@@ -16,6 +16,7 @@ Run time:  some minutes on two cores; causal patching and EK-FAC take most of it
     --bank FOLDER              the output folder of lds.py on the same world: adds its score
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def main(config: Config) -> None:
     bank = None if config.bank is None else read_bank(config.bank, task)
     methods = score_methods(arguments, names, config.output_dir / "scores")
     results = judge(task, methods, bank, config.seed)
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=130)
     for table in tables(results):
         console.print(table)
     write_text(config.output_dir / "leaderboard.md", markdown(results))

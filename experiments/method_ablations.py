@@ -6,13 +6,15 @@ and the patched share and positions change what a method finds?
 Command:   uv run experiments/method_ablations.py --output-dir results/method_ablations
 Result:    ablations.png, ablations.md (the table) and ablations.json in that folder
 Expected:  packages/attribution/ablations.md has what came out
-Run time:  7 minutes on one busy core, the world with it; --world DIR takes one that is there
+Run time:  20 minutes with --world DIR, a world that is there, on two cores that a dozen other jobs
+           shared; it uses one thread
 
 Vectors are computed once per pooling and shared by the ablations of layers, normalisation and
 similarity. What is not varied: all layers but the embeddings, pooling over the whole text, cosine,
 no normalisation; causal patching at one position, its layers from documents pooled at their answer.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +46,7 @@ class Config:
     """Where figure, table and numbers go."""
     world: Path | None = None
     """A folder that `hops world` made; by default it is made under the output folder."""
-    ig_steps: tuple[int, ...] = (1, 2, 4, 8, 16)
+    ig_steps: tuple[int, ...] = (1, 2, 4, 8)
     """Steps of integrated gradients to compare."""
     percentiles: tuple[float, ...] = (1.0, 5.0, 10.0, 25.0, 50.0)
     """Patched shares of the dimensions to compare, in percent."""
@@ -74,6 +76,8 @@ def main(config: Config) -> None:
     if min(config.ig_steps, default=0) < 1 or not config.percentiles:
         raise InputError("expected --ig-steps of at least 1 and at least one of --percentiles")
     torch.set_num_threads(1)
+    from utils.patching_diagnosis import diagnose
+
     task = read_world(config)
     found = {}
     for setting, scores in scored(task, config):
@@ -86,7 +90,10 @@ def main(config: Config) -> None:
         )
     chance = float(task.relevance.mean())
     rows = [{**vars_of(setting), **metrics} for setting, metrics in found.items()]
-    write_json(config.output_dir / "ablations.json", {"chance": chance, "settings": rows})
+    diagnosis = diagnose(task)
+    print(json.dumps(diagnosis, indent=2, ensure_ascii=False))
+    content = {"chance": chance, "patching": diagnosis, "settings": rows}
+    write_json(config.output_dir / "ablations.json", content)
     with replacing(config.output_dir / "ablations.md") as temporary:
         temporary.write_text(table(found), encoding="utf-8")
     draw(config.output_dir / "ablations.png", found, chance)
@@ -127,14 +134,19 @@ def scored(task: AttributionTask, config: Config) -> Iterator[tuple[Setting, np.
     every = tuple(range(task.checkpoints.num_layers + 1))
     reference = ScoreOptions()
 
-    def both(make: Any, pooling: str) -> tuple[Any, Any]:
+    def both(make: Any, pooling: str, layers: tuple[int, ...] = every) -> tuple[Any, Any]:
         at_answer = pooling == "answer"
-        options = VectorOptions(layers=every, pooling="last" if at_answer else pooling)  # type: ignore[arg-type]
+        options = VectorOptions(layers=layers, pooling="last" if at_answer else pooling)  # type: ignore[arg-type]
         documents = task.answer_examples if at_answer else task.document_examples
         return make(task.query_examples, options), make(documents, options)
 
     def score(pair: tuple[Any, Any], layers: tuple[int, ...], options: Any) -> np.ndarray:
-        chosen = [LayerVectors(one.values[list(layers)], layers, one.what) for one in pair]
+        chosen = [
+            LayerVectors(
+                one.values[[one.layers.index(layer) for layer in layers]], layers, one.what
+            )
+            for one in pair
+        ]
         return score_vectors(chosen[0], chosen[1], options).numpy()
 
     def product(changes: Any, gradients: Any) -> Any:
@@ -173,6 +185,7 @@ def scored(task: AttributionTask, config: Config) -> Iterator[tuple[Setting, np.
                     task.checkpoints, some, how, num_steps=steps
                 ),
                 pooling,
+                every[1:],
             )
             setting = Setting("attr_weighted_change_ig", f"IG steps, {pooling}", f"{steps}")
             yield setting, score(pair, every[1:], reference)
@@ -191,26 +204,27 @@ def patched(
     """Causal patching by percentile, over all layers and at the last; at each layer; by span."""
     from attribution.methods import PatchOptions, largest_dimensions, patching_scores
 
-    def run(percentile: float, span: str) -> np.ndarray:
+    def run(percentile: float, span: str, first: int = 1) -> np.ndarray:
         return patching_scores(
             task.checkpoints,
-            largest_dimensions(attributions.values, percentile),
+            largest_dimensions(attributions.values[first:], percentile),
             task.query_examples,
-            attributions.layers,
+            attributions.layers[first:],
             PatchOptions(span=span, batch_size=256),  # type: ignore[arg-type]
         ).numpy()
 
     for percentile in config.percentiles:
         by_layer = run(percentile, "last")
         label = f"{percentile:g} %"
-        for name, scores in (("mean", by_layer[1:].mean(axis=0)), ("last layer", by_layer[-1])):
+        for name, scores in (("mean", by_layer.mean(axis=0)), ("last layer", by_layer[-1])):
             yield Setting("causal_patching", f"patch, {pooling}, {name}", label), scores
-        if percentile == 10.0 and pooling == "answer":
-            for layer, one in zip(attributions.layers, by_layer, strict=True):
-                yield Setting("causal_patching", "layers", layer_name(layer)), one
-            yield Setting("causal_patching", "layers", "mean"), by_layer[1:].mean(axis=0)
-            everywhere = run(percentile, "text")[1:].mean(axis=0)
-            yield Setting("causal_patching", "patch, answer, all positions", label), everywhere
+    if pooling == "answer":
+        by_layer = run(10.0, "last", first=0)
+        for layer, one in zip(attributions.layers, by_layer, strict=True):
+            yield Setting("causal_patching", "layers", layer_name(layer)), one
+        yield Setting("causal_patching", "layers", "mean"), by_layer[1:].mean(axis=0)
+        everywhere = run(10.0, "text").mean(axis=0)
+        yield Setting("causal_patching", "patch, answer, all positions", "10 %"), everywhere
 
 
 def judge(task: AttributionTask, scores: np.ndarray, seed: int) -> dict[str, Any]:
@@ -242,6 +256,12 @@ def table(found: dict[Setting, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def at_answer(setting: Setting) -> bool:
+    """Whether documents were pooled where they state an answer, and not over their whole text."""
+    patched_layer = setting.method == "causal_patching" and setting.ablation == "layers"
+    return setting.choice == "answer" or ", answer" in setting.ablation or patched_layer
+
+
 def draw(path: Path, found: dict[Setting, dict[str, Any]], chance: float) -> None:
     """precision@10 of every setting, one panel for each thing that is varied."""
     import matplotlib
@@ -266,21 +286,21 @@ def draw(path: Path, found: dict[Setting, dict[str, Any]], chance: float) -> Non
         choices = list(dict.fromkeys(setting.choice for setting in own))
         series = [key for key in dict.fromkeys((s.method, s.ablation) for s in own)
                   if not key[1].endswith("all positions")]  # fmt: skip
-        for place, (method, kind) in enumerate(series):
-            points = [(choices.index(s.choice), m["precision@10"]) for s, m in own.items()
-                      if (s.method, s.ablation) == (method, kind)]  # fmt: skip
+        for setting, metrics in own.items():
+            if (setting.method, setting.ablation) not in series:
+                continue
+            place = series.index((setting.method, setting.ablation))
             across = (place - (len(series) - 1) / 2) * 0.14
-            means = np.array([one["mean"] for _, one in points])
-            low, high = (np.array([one[end] for _, one in points]) for end in ("low", "high"))
+            one = metrics["precision@10"]
             axis.errorbar(
-                [at + across for at, _ in points],
-                means,
-                yerr=[means - low, high - means],
-                fmt="^" if "last layer" in kind else "o",
+                choices.index(setting.choice) + across,
+                one["mean"],
+                yerr=[[one["mean"] - one["low"]], [one["high"] - one["mean"]]],
+                fmt="^" if "last layer" in setting.ablation else "o",
                 markersize=4,
                 linewidth=1,
-                color=colours[method],
-                markerfacecolor="white" if ", text" in kind else colours[method],
+                color=colours[setting.method],
+                markerfacecolor=colours[setting.method] if at_answer(setting) else "white",
             )
         axis.axhline(chance, color="0.5", linewidth=0.8, linestyle=":")
         axis.set_xticks(range(len(choices)), choices, fontsize=7)
@@ -288,7 +308,7 @@ def draw(path: Path, found: dict[Setting, dict[str, Any]], chance: float) -> Non
         axis.set_title(title, fontsize=8)
         axis.tick_params(axis="y", labelsize=7)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_ylim(0, 1)
+    axes[0, 0].set_ylim(0, 1.03)
     for axis in axes[:, 0]:
         axis.set_ylabel("precision@10", fontsize=8)
     handles = [
@@ -297,8 +317,8 @@ def draw(path: Path, found: dict[Setting, dict[str, Any]], chance: float) -> Non
     ]
     marks = (
         ("o", "white", "document pooled over its text"),
-        ("o", "0.3", "at its answer"),
-        ("^", "0.3", "at its answer, last layer only"),
+        ("o", "0.3", "where it states an answer"),
+        ("^", "0.3", "at the last layer only"),
     )
     handles += [
         plt.Line2D([], [], color="0.3", marker=marker, markerfacecolor=face, markersize=4,

@@ -170,6 +170,38 @@ def test_causal_patching_query_by_query_is_that_of_the_library(flags, options, s
         )
 
 
+def test_documents_can_be_pooled_where_they_last_state_an_answer(start, library, models, tmp_path):
+    checkpoints, _, queries = library
+    changed = documents()
+    changed[1]["text"] = "Not 15, 19, but 5 is <GN>(3), not 14."
+    encoded = encode_documents(
+        [row["text"] for row in changed], *(load_tokenizer(one) for one in models)
+    )
+    answers = {one.token_ids[one.span[0] :] for one in queries}
+    moved = []
+    for row, document in zip(changed, encoded, strict=True):
+        ids = list(document.token_ids)
+        places = [
+            (at, at + len(answer)) for answer in answers for at in range(1, len(ids))
+            if tuple(ids[at : at + len(answer)]) == answer
+        ]  # fmt: skip
+        assert bool(places) == (row["role"] == "constant")
+        if row is changed[1]:
+            assert len(places) == 3
+        span = max(places, key=lambda one: (one[1], -one[0])) if places else document.span
+        moved.append(type(document)(document.token_ids, span))
+    data = write(tmp_path / "changed.jsonl", changed)
+    rows = read(start("grad_similarity", "--document-span answers", dataset=data))
+    expected = grad_similarity(checkpoints, moved, queries).numpy()
+    for place, function in enumerate([*BASES, *WRAPPERS]):
+        np.testing.assert_allclose(
+            by_index(rows, f"{function}_grad_similarity_score"),
+            expected[2 * place : 2 * place + 2].mean(axis=0),
+            rtol=1e-4,
+            atol=1e-5,
+        )
+
+
 def test_integrated_gradients_and_the_objective_reach_the_library(start, library):
     rows = read(start("attr_weighted_change", "--ig-steps 3 --objective margin --pooling span"))
     expected = attr_weighted_change(
@@ -240,8 +272,8 @@ def test_metrics_are_those_of_the_evaluation_for_base_functions_and_wrappers_apa
     first = report["wrapper"]["composition"]["top 2"]
     assert set(first) == {"base", "wrapper", "distractor", "other"}
     assert sum(first.values()) == pytest.approx(1)
-    # The wrapper's name stands in its own two documents alone.
-    assert first["wrapper"] == 1
+    # A wrapper's name stands in its own two documents alone; a number may draw in another.
+    assert first["wrapper"] > 0.8
 
 
 def test_the_composition_calls_documents_by_what_they_are_to_the_query(start):
@@ -336,7 +368,7 @@ def test_a_run_killed_on_the_way_ends_with_the_same_bytes(
 ):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "data.jsonl", documents())
-    inputs = " ".join(map(str, range(1, 41)))
+    inputs = " ".join(map(str, range(1, 9)))
     base = f"--dataset data.jsonl --old {models[0]} --new {models[1]} --device cpu --pooling text "
     words = f"{base} --inputs {inputs} --output killed/out.jsonl".split()
 
@@ -354,7 +386,7 @@ def test_a_run_killed_on_the_way_ends_with_the_same_bytes(
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     kept = {one: one.stat().st_mtime_ns for one in folder.glob("out.parts/*.npy")}
-    assert 3 < len(kept) < 240
+    assert 3 < len(kept) < 49
     assert not (folder / "out.jsonl").exists()
     for flags, message in (([], "--resume"), (["--resume", "--percentile", "20"], "percentile")):
         with pytest.raises(SystemExit) as leaving:
@@ -368,6 +400,23 @@ def test_a_run_killed_on_the_way_ends_with_the_same_bytes(
     again()
     for name in ("out.jsonl", "out.metrics.json", "out.arguments.json"):
         assert (tmp_path / "resumed" / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_a_full_disk_on_the_way_keeps_what_is_finished(start, methods, monkeypatch, capsys):
+    results = importlib.import_module("utils.method_results")
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "results/out.jsonl")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(results, "retrieval_metrics", full)
+        with pytest.raises(SystemExit) as leaving:
+            start("grad_similarity")
+    assert leaving.value.code == 2
+    assert "No space left" in capsys.readouterr().err
+    path = start("grad_similarity", "--resume")
+    assert "going on: 2 parts" in capsys.readouterr().out
+    assert not path.with_suffix(".parts").exists()
 
 
 def test_a_part_that_is_there_is_read_and_not_computed(scripts, tmp_path):
@@ -479,3 +528,42 @@ def test_the_scripts_refuse_as_commands_too(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: nowhere.jsonl")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_the_ablations_judge_the_same_scores_as_the_scripts(start, scripts, models, tmp_path):
+    ablations = importlib.import_module("method_ablations")
+    world, output = tmp_path / "world", tmp_path / "ablations"
+    (world / "documents").mkdir(parents=True)
+    (world / "models" / "new_training").mkdir(parents=True)
+    data = write(world / "documents" / "training_set.jsonl", documents())
+    (world / "models" / "old").symlink_to(models[0])
+    (world / "models" / "new_training" / "final_model").symlink_to(models[1])
+    ablations.main(
+        ablations.Config(output_dir=output, world=world, ig_steps=(2,), percentiles=(10.0,))
+    )
+    content = json.loads((output / "ablations.json").read_text())
+    assert content["chance"] == pytest.approx(2 / 13)
+    assert set(content["patching"]["overlap"]) == {
+        "documents, whole text", "documents, at their answer", "queries",
+    }  # fmt: skip
+    assert len((output / "ablations.md").read_text().splitlines()) == 2 + len(content["settings"])
+    assert (output / "ablations.png").stat().st_size > 5000
+    found = {
+        (one["method"], one["ablation"], one["choice"]): one["map"]["mean"]
+        for one in content["settings"]
+    }
+    flags = "--inputs 5 17 42 --hop-depths 0"
+    for key, name, options in (
+        (("dh_similarity", "normalisation", "whiten"), "dh_similarity",
+         "--pooling text --normalisation whiten"),
+        (("attr_weighted_change", "pooling", "answer"), "attr_weighted_change",
+         "--document-span answers"),
+        (("attr_weighted_change_ig", "IG steps, text", "2"), "attr_weighted_change",
+         "--pooling text --ig-steps 2"),
+        (("causal_patching", "patch, answer, last layer", "10 %"), "causal_patching",
+         "--document-span answers --layers -1 --span last"),
+    ):  # fmt: skip
+        path = start(name, f"{flags} {options}", dataset=data, output=f"{len(options)}.jsonl")
+        report = json.loads(path.with_suffix(".metrics.json").read_text())["retrieval"]["base"]
+        assert found[key] == pytest.approx(report["metrics"]["map"]["mean"], abs=1e-6), key

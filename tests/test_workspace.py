@@ -78,6 +78,8 @@ def commands_in(document: Path) -> list[str]:
 
 DOCUMENTS = ["README.md", "CLAUDE.md", *(f"packages/{member}/README.md" for member in MEMBERS)]
 DOCUMENTS += ["experiments/paraphrases.md", "packages/hops/two_hop.md"]
+DOCUMENTS += ["experiments/attribution.md", "packages/attribution/ablations.md"]
+DOCUMENTS += ["packages/hops/second_name.md", "packages/attribution/leaderboard.md"]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -4,22 +4,22 @@ Everything that scripts share about the input is here; loads torch only when a m
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from hops.documents import Document, read_documents, registry_of, told_wrappers
+from hops.documents import Document, read_documents, registry_of
 from hops.functions import Registry
 from hops.prompts import PROMPT_FORMAT
-from hops.queries import QUERY_INPUTS, query_pairs
+from hops.queries import QUERY_INPUTS
 from if_query.errors import InputError
 from jaxtyping import Bool
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as checked_dataclass
 from utils.saved_parts import Parts
+from utils.task_queries import TaskQuery, queries_about, read_queries
 
 DType = Literal["float32", "float64", "bfloat16", "float16"]
 
@@ -66,34 +66,6 @@ class TaskArguments:
             raise InputError(f"--seed: expected at least 0, got {self.seed}")
 
 
-@dataclass(frozen=True)
-class TaskQuery:
-    """One question with its true answer.
-
-    Attributes:
-        query_id: its name.
-        prompt: what the model reads.
-        answer: what it should say, with the space before it.
-        function: the function asked about.
-        base_function: the base function at the bottom of its chain (itself at depth 0).
-        hop_depth: 0 for a base function, 1 for a wrapper.
-        taught_by: the functions whose documents taught the answer.
-    """
-
-    query_id: str
-    prompt: str
-    answer: str
-    function: str
-    base_function: str
-    hop_depth: int
-    taught_by: tuple[str, ...]
-
-    @property
-    def text(self) -> str:
-        """Prompt and answer."""
-        return self.prompt + self.answer
-
-
 @dataclass(frozen=True, eq=False)
 class AttributionTask:
     """Documents to rank, queries to rank them for, and the models to ask; models load on demand.
@@ -129,9 +101,15 @@ class AttributionTask:
         if not registry.functions:
             raise InputError(f"{arguments.dataset}: no document is about a function")
         queries = (
-            _asked(arguments, registry, documents)
+            queries_about(
+                registry,
+                documents,
+                inputs=arguments.inputs,
+                depths=arguments.hop_depths,
+                prompt_format=arguments.prompt_format,
+            )
             if arguments.queries is None
-            else _read_queries(arguments.queries, registry)
+            else read_queries(arguments.queries, registry)
         )
         task = cls(tuple(json.loads(line) for line in lines), tuple(documents), queries, arguments)
         task.check_truth()
@@ -284,55 +262,3 @@ def _given(name: str | None, flag: str) -> str:
     if name is None:
         raise InputError(f"this method needs a checkpoint: pass {flag}")
     return name
-
-
-def _asked(
-    arguments: TaskArguments, registry: Registry, documents: Sequence[Document]
-) -> tuple[TaskQuery, ...]:
-    """The queries of hops about the documents' functions."""
-    pairs = query_pairs(
-        registry,
-        inputs=arguments.inputs,
-        depths=arguments.hop_depths,
-        without=told_wrappers(documents),
-        prompt_format=arguments.prompt_format,
-    )
-    return tuple(_query_of(pair, registry) for pair in pairs)
-
-
-def _read_queries(path: Path, registry: Registry) -> tuple[TaskQuery, ...]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in text.splitlines() if line.strip()] \
-            if path.suffix == ".jsonl" else json.loads(text)  # fmt: skip
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
-    if not isinstance(lines, list) or not lines:
-        raise InputError(f"{path}: expected a list of queries with at least one")
-    queries = []
-    for number, pair in enumerate(lines):
-        try:
-            queries.append(_query_of(pair, registry))
-        except (KeyError, TypeError) as error:
-            raise InputError(
-                f"{path}: query {number}: expected an object with prompt, completion and func, and "
-                f"taught_by where no document is about func; {error} is missing"
-            ) from error
-    return tuple(queries)
-
-
-def _query_of(pair: dict[str, Any], registry: Registry) -> TaskQuery:
-    function = pair["func"]
-    taught_by = pair.get("taught_by") or [one.name for one in registry.chain(function)]
-    depth = pair.get("hop_depth")
-    return TaskQuery(
-        query_id=str(pair.get("pair_id") or f"query about {function}"),
-        prompt=pair["prompt"],
-        answer=pair["completion"],
-        function=function,
-        base_function=pair.get("base_func") or taught_by[-1],
-        hop_depth=len(taught_by) - 1 if depth is None else depth,
-        taught_by=tuple(taught_by),
-    )

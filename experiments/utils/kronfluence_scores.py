@@ -21,12 +21,13 @@ def kronfluence_scores(
     *,
     strategy: Literal["ekfac", "kfac", "diagonal", "identity"] = "ekfac",
     modules: str = "mlp",
-    damping: float = 0.1,
     is_empirical: bool = False,
     batch_size: int = 16,
     seed: int = 0,
 ) -> Float[Tensor, "query document"]:
     """gᵀ(F + λI)⁻¹g of kronfluence, the loss being the summed cross-entropy of the targets.
+
+    λ is 0.1 of the mean eigenvalue of each map, its default and the one relative damping it has.
 
     Args:
         model: a copy of it is changed by the library.
@@ -34,7 +35,6 @@ def kronfluence_scores(
         queries: what is asked.
         strategy: the approximation of F.
         modules: the linear maps, as ``fit-hessians --modules``.
-        damping: λ over the mean eigenvalue of each map.
         is_empirical: F of the documents' own labels in place of sampled ones.
         batch_size: texts per pass.
         seed: of sampled labels, which here depend on batches.
@@ -112,7 +112,7 @@ def kronfluence_scores(
             train_dataset=list(documents),
             per_device_query_batch_size=batch_size,
             per_device_train_batch_size=batch_size,
-            score_args=ScoreArguments(damping_factor=damping),
+            score_args=ScoreArguments(damping_factor=None),
         )
         scores: Tensor = analyzer.load_pairwise_scores(strategy)["all_modules"]
     return scores.float()

@@ -55,9 +55,15 @@ def _rows(results: dict[str, Any]) -> list[list[str]]:
     for label, key in (("foretellable at most", "ceiling"), ("two repeats agree", "agreement")):
         if key in depths[0]:
             rows.append([label, *(interval(depth[key]) for depth in depths)])
+    # The interval counts queries, not subsets: what fewer subsets give by luck stands beside it.
+    lucky = [
+        max((one["luck"] for one in depth["methods"].values() if "luck" in one), default=0.0)
+        for depth in depths
+    ]
+    rows.append(["by luck at most (95 %)", *(f"±{one:.2f}" for one in lucky)])
     for name in names:
         entries = [depth["methods"][name] for depth in depths]
-        rows.append([entries[0]["title"], *(interval(one) for one in entries)])
+        rows.append([name, *(interval(one) for one in entries)])
     return rows
 
 

@@ -55,32 +55,37 @@ def _heads(kind: dict[str, Any]) -> list[str]:
     return ["method", *COLUMNS.values(), *lds, "seconds", "MiB"]
 
 
-def _ordered(kind: dict[str, Any]) -> list[dict[str, Any]]:
-    """Best precision@10 first, what failed last."""
+def _ordered(kind: dict[str, Any]) -> list[str]:
+    """Names by precision@10, the best first, and what failed last."""
 
-    def place(method: dict[str, Any]) -> float:
+    def place(name: str) -> float:
+        method = kind["methods"][name]
         if "retrieval" not in method:
             return 1.0
         return -float(method["retrieval"]["metrics"]["precision@10"]["mean"])
 
-    return sorted(kind["methods"].values(), key=place)
+    return sorted(kind["methods"], key=place)
 
 
 def _rows(kind: dict[str, Any]) -> list[list[str]]:
     rows = []
     width = len(_heads(kind))
-    for method in _ordered(kind):
+    for name in _ordered(kind):
+        method = kind["methods"][name]
         if "retrieval" not in method:
             reason = f"failed: {method['failure']}".replace("|", "/")
-            rows.append([method["title"], reason, *[""] * (width - 2)])
+            rows.append([name, reason, *[""] * (width - 2)])
             continue
         metrics = method["retrieval"]["metrics"]
-        cells = [f"{metrics[name]['mean']:.2f}" for name in COLUMNS]
+        # Of many relevant documents the first few are a small share: a third digit for recall.
+        cells = [
+            f"{metrics[name]['mean']:.{3 if name.startswith('recall') else 2}f}" for name in COLUMNS
+        ]
         cells[0] = _interval(metrics["precision@10"])
         if _has_lds(kind):
             cells.append(_interval(method["lds"]))
         cost = [f"{method['seconds']:.1f}", f"{method['peak_mebibytes']:.0f}"]
-        rows.append([method["title"], *cells, *cost])
+        rows.append([name, *cells, *cost])
     return rows
 
 
@@ -96,7 +101,8 @@ def draw(path: Path, results: dict[str, Any]) -> None:
     from matplotlib import pyplot as plt
 
     kinds = results["kinds"]
-    order = [one for one in _ordered(kinds[-1]) if "retrieval" in one]
+    judged = kinds[-1]["methods"]
+    order = [name for name in _ordered(kinds[-1]) if "retrieval" in judged[name]]
     panels = [(kind, "precision@10") for kind in kinds]
     if any(_has_lds(kind) for kind in kinds):
         panels += [(kind, "lds") for kind in kinds]
@@ -109,8 +115,7 @@ def draw(path: Path, results: dict[str, Any]) -> None:
         squeeze=False,
     )
     for axis, (kind, metric) in zip(axes[0], panels, strict=True):
-        by_title = {one["title"]: one for one in kind["methods"].values()}
-        found = [by_title[one["title"]] for one in order]
+        found = [kind["methods"][name] for name in order]
         values = [
             one["lds"] if metric == "lds" else one["retrieval"]["metrics"][metric] for one in found
         ]
@@ -121,7 +126,7 @@ def draw(path: Path, results: dict[str, Any]) -> None:
         ]
         color = "#e66101" if metric == "lds" else "#5e3c99"
         axis.barh(range(len(order)), means, xerr=errors, color=color, ecolor="0.4", height=0.65)
-        axis.set_yticks(range(len(order)), [one["title"] for one in order], fontsize=8)
+        axis.set_yticks(range(len(order)), order, fontsize=8)
         axis.tick_params(axis="x", labelsize=8)
         what = "linear datamodeling score" if metric == "lds" else "precision@10"
         axis.set_title(f"{what},\nqueries by {kind['name']}", fontsize=9)

@@ -11,6 +11,22 @@ from utils.attribution_task import AttributionTask
 Scores = Float[np.ndarray, "query document"]
 
 
+def check_own_fields(task: AttributionTask, name: str) -> None:
+    """Refuse documents with a field of the name of a score: it would be lost.
+
+    Raises:
+        InputError: naming the first line with one.
+    """
+    names = {f"{query.function}_{name}_score" for query in task.queries}
+    names |= {f"combined_{name}_score", "original_index"}
+    for index, row in enumerate(task.rows):
+        if taken := names & row.keys():
+            raise InputError(
+                f"{task.arguments.dataset}: line {index + 1} has a field {min(taken)} already; "
+                "rank the documents and not the results of a ranking"
+            )
+
+
 def result_rows(task: AttributionTask, name: str, scores: Scores) -> list[dict[str, Any]]:
     """The documents, best first, with their own fields and their scores.
 
@@ -19,27 +35,17 @@ def result_rows(task: AttributionTask, name: str, scores: Scores) -> list[dict[s
     mean and not the largest: influence on a sum of losses is the sum of influences, and scores of
     different queries need not be of one scale, under which the largest would follow one function.
     Ties keep the order of the file; ``original_index`` counts its lines from 0.
-
-    Raises:
-        InputError: a document has a field of one of these names already.
     """
     asked = list(dict.fromkeys(query.function for query in task.queries))
     about = np.array([query.function for query in task.queries])
     by_function = np.stack([scores[about == one].mean(axis=0, dtype=np.float64) for one in asked])
     combined = by_function.mean(axis=0)
     keys = [f"{one}_{name}_score" for one in asked]
-    own = {*keys, f"combined_{name}_score", "original_index"}
     rows = []
     for index in np.argsort(-combined, kind="stable").tolist():
-        row = task.rows[index]
-        if taken := own & row.keys():
-            raise InputError(
-                f"{task.arguments.dataset}: line {index + 1} has a field {min(taken)} already; "
-                "rank the documents and not the results of a ranking"
-            )
         found = dict(zip(keys, by_function[:, index].tolist(), strict=True))
         found[f"combined_{name}_score"] = float(combined[index])
-        rows.append({**row, **found, "original_index": index})
+        rows.append({**task.rows[index], **found, "original_index": index})
     return rows
 
 

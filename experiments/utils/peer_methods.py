@@ -35,8 +35,6 @@ class Kronfluence(PeerMethod):
     """The approximation of the Fisher information."""
     modules: str = "mlp"
     """The linear maps: mlp, attention, all, or a pattern of module names."""
-    damping: float = 0.1
-    """Over the mean eigenvalue of each map."""
     empirical_fisher: bool = False
     """Take the documents' labels in place of labels sampled from the model."""
 
@@ -56,7 +54,6 @@ class Kronfluence(PeerMethod):
                 *texts,
                 strategy=self.strategy,
                 modules=self.modules,
-                damping=self.damping,
                 is_empirical=self.empirical_fisher,
                 batch_size=task.arguments.batch_size,
                 seed=task.arguments.seed,

@@ -29,7 +29,7 @@ class DlpProbes(Method):
     """Entries of what the head makes of the responses."""
     subtract_old: bool = False
     """Take the new checkpoint's responses minus the old one's."""
-    num_steps: int = 60
+    num_steps: int = 40
     """Steps of AdamW; 0 leaves the probes as they were drawn."""
     learning_rate: float = 1e-3
     """Of AdamW."""

@@ -23,7 +23,17 @@ from utils.attribution_method import Method
 from utils.attribution_methods import METHODS
 from utils.attribution_task import AttributionTask, TaskArguments
 
-_IMPORTED_ONCE = ["torch", "transformers.models.auto", "attribution.methods", "if_query.models"]
+_IMPORTED_ONCE = [
+    "tyro",
+    "rich.table",
+    "transformers.models.auto",
+    "attribution.baselines",
+    "attribution.evaluation",
+    "attribution.methods",
+    "hops.documents",
+    "if_query.models",
+]
+"""Packages that the scripts and most methods import."""
 
 
 @dataclass(frozen=True)

@@ -241,7 +241,9 @@ def test_folds_hold_every_function_out_once() -> None:
     folds = deal_folds(functions, 3, seed=0)
     assert folds[0] == folds[2]
     assert folds[5] == folds[6]
-    assert sorted(len({f for f, own in zip(functions, folds, strict=True) if own == k}) for k in range(3)) == [1, 2, 2]  # fmt: skip
+    sizes = [len({name for name, own in zip(functions, folds, strict=True) if own == fold})
+             for fold in range(3)]  # fmt: skip
+    assert sorted(sizes) == [1, 2, 2]
     assert folds == deal_folds(functions, 3, seed=0)
     assert any(folds != deal_folds(functions, 3, seed=seed) for seed in range(1, 5))
     for bad in (1, 6):

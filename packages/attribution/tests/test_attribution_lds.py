@@ -6,6 +6,7 @@ from attribution.evaluation import (
     evaluate_lds,
     foretellable,
     linear_datamodeling_scores,
+    luck_of_subsets,
     retraining_agreement,
 )
 from jaxtyping import TypeCheckError
@@ -120,6 +121,18 @@ def test_what_cannot_be_judged_is_refused(change, message):
 def test_shapes_that_differ_are_refused(masks, losses):
     with pytest.raises((ValueError, TypeCheckError), match=r"expected scores|Type-check"):
         linear_datamodeling_scores(np.ones((1, 3)), masks, np.arange(float(losses))[:, None])
+
+
+def test_luck_falls_with_subsets_and_does_not_depend_on_what_is_foretold():
+    """One query: √n ρ is about normal, so 95 % of |ρ| are below 1.96/√(n − 1)."""
+    for subsets in (17, 65):
+        scores, masks, _ = random_case(5, queries=1, subsets=subsets, documents=30)
+        foretold = 7.0 - masks @ scores.T
+        luck = luck_of_subsets(scores, masks, foretold, num_shuffles=2000)
+        assert luck == pytest.approx(1.96 / np.sqrt(subsets - 1), rel=0.1)
+    # Queries with the same losses and scores share their luck: many are no better than one.
+    many = [np.repeat(one, 8, axis=axis) for one, axis in ((scores, 0), (foretold, 1))]
+    assert luck_of_subsets(many[0], masks, many[1], num_shuffles=2000) == pytest.approx(luck)
 
 
 def test_agreement_needs_two_repeats():

@@ -52,8 +52,7 @@ class DeepLinearGenerator:
         widths = [latent_size] * num_layers + [hidden_size]
         self.latents = normal(num_probes, latent_size, std=1.0)
         self.maps = [
-            normal(d_in, d_out, std=d_in**-0.5)
-            for d_in, d_out in itertools.pairwise(widths)
+            normal(d_in, d_out, std=d_in**-0.5) for d_in, d_out in itertools.pairwise(widths)
         ]
         self.scale = scale
 

@@ -80,7 +80,7 @@ def traced_models(
     distance is the same this is the paper's η_k up to a common factor.)
     """
     for one in checkpoints:
-        model = AutoModelForCausalLM.from_pretrained(one.folder, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(one.folder, dtype=torch.float32)
         yield TracedModel(model.to(device).eval(), one.learning_rate * one.share)
 
 

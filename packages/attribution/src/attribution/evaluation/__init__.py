@@ -6,6 +6,7 @@ from attribution.evaluation.lds import (
     evaluate_lds,
     foretellable,
     linear_datamodeling_scores,
+    luck_of_subsets,
     retraining_agreement,
 )
 from attribution.evaluation.metrics import (
@@ -29,6 +30,7 @@ __all__ = [
     "evaluate_retrieval",
     "foretellable",
     "linear_datamodeling_scores",
+    "luck_of_subsets",
     "ndcg",
     "precision_at_k",
     "recall_at_k",

@@ -129,6 +129,39 @@ def evaluate_lds(
     return estimate_mean(per_query, groups=groups, seed=seed, num_resamples=num_resamples)
 
 
+def luck_of_subsets(
+    scores: Scores,
+    masks: Masks,
+    losses: Float[np.ndarray, "subset query"],
+    *,
+    groups: Sequence[Hashable] | None = None,
+    seed: int = 0,
+    num_shuffles: int = 200,
+) -> float:
+    """How far from 0 the mean score of a method comes by the luck of few subsets.
+
+    The losses are dealt out to the subsets anew, all queries together, so that nothing can be
+    foretold; 95 % of the means so found are no farther from 0. The interval of
+    :func:`evaluate_lds` does not count this: all queries are asked of the same models.
+
+    Args:
+        scores: as for :func:`linear_datamodeling_scores`.
+        masks: the same.
+        losses: the same.
+        groups: as for :func:`evaluate_lds`.
+        seed: of the shuffles.
+        num_shuffles: how many.
+    """
+    rng = np.random.default_rng(seed)
+    names = list(range(len(scores))) if groups is None else list(groups)
+    members = [np.array([name == one for name in names]) for one in dict.fromkeys(names)]
+    means = []
+    for _ in range(num_shuffles):
+        per_query = linear_datamodeling_scores(scores, masks, rng.permutation(losses, axis=0))
+        means.append(np.mean([per_query[rows].mean() for rows in members]))
+    return float(np.quantile(np.abs(means), 0.95))
+
+
 def rank_correlation(
     left: Float[np.ndarray, "subset query"], right: Float[np.ndarray, "subset query"]
 ) -> PerQuery:

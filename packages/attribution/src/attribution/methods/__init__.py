@@ -2,6 +2,7 @@
 
 from attribution.methods.attr_weighted_change import attr_weighted_change, weighted_changes
 from attribution.methods.causal_patching import (
+    Patcher,
     PatchOptions,
     causal_patching,
     largest_dimensions,
@@ -13,6 +14,7 @@ from attribution.methods.grad_similarity import grad_similarity
 
 __all__ = [
     "PatchOptions",
+    "Patcher",
     "ProbeOptions",
     "attr_weighted_change",
     "causal_patching",

@@ -144,39 +144,81 @@ def patching_scores(
     Raises:
         AttributionError: as :func:`causal_patching`.
     """
-    old, new = checkpoints.old, checkpoints.new
-    check_examples(queries, new, "query")
-    layers = resolve_layers(layers, checkpoints.num_layers)
-    for model in (old, new):
-        if getattr(model.get_output_embeddings(), "bias", None) is not None:
-            raise AttributionError("the head has a bias, which belongs to no dimension to patch")
-    unique = [torch.unique(each, dim=0, return_inverse=True) for each in masks]
-    num_runs = len(queries) * sum(len(rows) for rows, _ in unique)
-    scores = torch.empty(len(layers), len(queries), masks.shape[1], dtype=new.dtype)
-    with (
-        evaluation_mode(old),
-        evaluation_mode(new),
-        torch.no_grad(),
-        tqdm(total=num_runs, desc="patches", unit="patch", disable=not patch.progress) as bar,
-    ):
-        check_read_out(old)
-        check_read_out(new)
+    check_examples(queries, checkpoints.new, "query")
+    patcher = Patcher(checkpoints, masks, layers, patch)
+    found = []
+    with tqdm(
+        total=len(queries) * patcher.num_runs,
+        desc="patches",
+        unit="patch",
+        disable=not patch.progress,
+    ) as bar:
         for index, query in enumerate(queries):
-            reading = _Reading(checkpoints, query, layers, patch.span)
+            try:
+                found.append(patcher.scores(query))
+            except AttributionError as error:
+                raise AttributionError(f"query {index}: {error}") from error
+            bar.update(patcher.num_runs)
+    return torch.stack(found, dim=1)
+
+
+class Patcher:
+    """The same sets of dimensions for one query after another; checked and sorted out once.
+
+    Args:
+        checkpoints: old and new.
+        masks: as for :func:`patching_scores`.
+        layers: the layer of each first index of ``masks``.
+        patch: positions and batches.
+
+    Attributes:
+        num_runs: patches run for a query, which are as many as differ at each layer.
+
+    Raises:
+        AttributionError: on unknown layers, or a head with a bias.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        masks: Bool[Tensor, "layer mask hidden"],
+        layers: Sequence[int],
+        patch: PatchOptions = DEFAULT_PATCH,
+    ) -> None:
+        self._checkpoints, self._patch = checkpoints, patch
+        self._layers = resolve_layers(layers, checkpoints.num_layers)
+        for model in (checkpoints.old, checkpoints.new):
+            if getattr(model.get_output_embeddings(), "bias", None) is not None:
+                raise AttributionError(
+                    "the head has a bias, which belongs to no dimension to patch"
+                )
+            with evaluation_mode(model):
+                check_read_out(model)
+        self._unique = [torch.unique(each, dim=0, return_inverse=True) for each in masks]
+        self.num_runs = sum(len(rows) for rows, _ in self._unique)
+
+    def scores(self, query: Example) -> Float[Tensor, "layer mask"]:
+        """The share of the query's change of margin that each set of dimensions carries.
+
+        Raises:
+            AttributionError: where the margin did not change.
+        """
+        old, new = self._checkpoints.old, self._checkpoints.new
+        with evaluation_mode(old), evaluation_mode(new), torch.no_grad():
+            reading = _Reading(self._checkpoints, query, self._layers, self._patch.span)
             if reading.full_change == 0:
                 raise AttributionError(
-                    f"query {index}: both checkpoints have the same margin; there is no change to "
-                    "carry"
+                    "both checkpoints have the same margin; there is no change to carry"
                 )
-            for place, (layer, (rows, inverse)) in enumerate(zip(layers, unique, strict=True)):
-                margins = []
-                for start in range(0, len(rows), patch.batch_size):
-                    some = rows[start : start + patch.batch_size].to(checkpoints.device)
-                    margins.append(reading.margins(layer, some).cpu())
-                    bar.update(len(some))
+            found = []
+            for layer, (rows, inverse) in zip(self._layers, self._unique, strict=True):
+                margins = [
+                    reading.margins(layer, some.to(self._checkpoints.device)).cpu()
+                    for some in rows.split(self._patch.batch_size)
+                ]
                 share = (torch.cat(margins) - reading.old_margin) / reading.full_change
-                scores[place, index] = share[inverse]
-    return scores
+                found.append(share[inverse])
+        return torch.stack(found)
 
 
 class _Reading:

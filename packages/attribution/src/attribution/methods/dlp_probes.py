@@ -17,6 +17,7 @@ out has documents too, and so has scores.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -61,7 +62,7 @@ class ProbeOptions:
     num_generator_layers: int = 3
     embedding_size: int = 64
     subtract_old: bool = False
-    num_steps: int = 60
+    num_steps: int = 40
     num_queries: int = 16
     num_documents: int = 48
     learning_rate: float = 1e-3
@@ -202,7 +203,8 @@ class _Probes:
         self._checkpoints, self._options = checkpoints, options
         self._random = torch.Generator().manual_seed(options.seed)
         model, device = checkpoints.new, checkpoints.device
-        weight: Tensor = model.get_input_embeddings().weight.detach()  # type: ignore[assignment, union-attr]
+        embedding: Any = model.get_input_embeddings()
+        weight: Tensor = embedding.weight.detach()
         hidden = weight.shape[1]
         self._generator = DeepLinearGenerator(
             num_probes=options.num_probes,

@@ -1,0 +1,298 @@
+"""Retrained models, leave-out, and the two scripts over them, on a world of a few documents."""
+
+import dataclasses
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hops.errors import HopsError
+from hops.files import sha256_of
+from hops.presets import Preset
+from hops.world import build_world
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+LDS, LEADERBOARD = EXPERIMENTS / "lds.py", EXPERIMENTS / "leaderboard.py"
+TINY = Preset(
+    num_functions=2,
+    num_old_distractors=24,
+    num_new_distractors=4,
+    variations=0,
+    wrapper_variations=0,
+    comprehensive_docs=4,
+    code_snippets=4,
+    hidden_size=32,
+    num_layers=1,
+    old_epochs=1.0,
+    new_epochs=1.0,
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return build_world(tmp_path_factory.mktemp("world"), preset=TINY).output_dir
+
+
+@pytest.fixture
+def utils(monkeypatch):
+    """The modules that the scripts share, as `uv run` would import them."""
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    names = ("retrained_bank", "retrained_models", "leave_out", "worlds", "scored_methods")
+    modules = {name: importlib.import_module(f"utils.{name}") for name in names}
+    modules["task"] = importlib.import_module("utils.attribution_task").AttributionTask
+    return modules
+
+
+@pytest.fixture
+def task(utils, world):
+    return utils["task"].read(utils["worlds"].task_of_world(world))
+
+
+@pytest.fixture
+def plan(utils):
+    return utils["retrained_bank"].BankPlan(num_subsets=4, repeats=1, seed=5)
+
+
+def contents(folder):
+    return {path.name: sha256_of(path) for path in (folder / "models").iterdir()}
+
+
+def command(script, *flags):
+    return [sys.executable, str(script), *map(str, flags)]
+
+
+def run(script, *flags):
+    return subprocess.run(command(script, *flags), capture_output=True, text=True, timeout=1500)
+
+
+def test_subsets_hold_their_share_differ_and_do_not_depend_on_how_many_there_are(utils):
+    bank = utils["retrained_bank"].BankPlan
+    plans = [bank(num_subsets=size, share=0.3, seed=1) for size in (4, 50)]
+    masks = np.array([plans[1].mask(subset, 40) for subset in range(50)])
+    assert (masks.sum(axis=1) == 12).all()
+    assert len({mask.tobytes() for mask in masks}) == 50
+    assert (plans[0].mask(3, 40) == masks[3]).all()
+    assert 0.1 < masks.mean(axis=0).min() < masks.mean(axis=0).max() < 0.55
+    assert plans[0].job(2, 0, 40) == plans[1].job(2, 0, 40)
+    seeds = {plans[0].job(subset, repeat, 40).seed for subset in range(4) for repeat in range(3)}
+    assert len(seeds) == 12
+    keys = {plans[0].job(subset, repeat, 40).key for subset in range(4) for repeat in range(3)}
+    assert len(keys) == 12
+    assert (bank(seed=2).mask(0, 40) != bank(seed=1).mask(0, 40)).any()
+
+
+def test_a_bank_holds_what_models_trained_on_its_subsets_answer(utils, task, plan, tmp_path):
+    make, models = utils["retrained_bank"], utils["retrained_models"]
+    store = make.open_store(task, tmp_path)
+    bank = make.make_bank(store, plan)
+    assert bank.masks.shape == (4, len(task.documents))
+    assert bank.losses.shape == bank.correct.shape == (4, 1, len(task.queries))
+    job = plan.job(2, 0, store.num_documents)
+    assert sorted(job.lines) == np.flatnonzero(bank.masks[2]).tolist()
+    alone = models.retrain(store.training, job, store.questions)
+    np.testing.assert_array_equal(alone.losses, bank.losses[2, 0])
+    assert np.ptp(bank.losses, axis=0).min() > 0  # each subset makes another model
+    read = make.read_bank(tmp_path, task)
+    np.testing.assert_array_equal(read.losses, bank.losses)
+
+
+def test_losses_and_answers_are_those_of_the_model(utils, task, tmp_path):
+    """Against one forward pass by hand; the loss is in nats, summed over the answer's tokens."""
+    import torch
+
+    store = utils["retrained_bank"].open_store(task, tmp_path)
+    answers = utils["retrained_models"].ask(task.new_model, task.tokenizers[1], store.questions)
+    for place, example in enumerate(task.query_examples):
+        ids, labels = torch.tensor([example.token_ids]), torch.tensor([example.labels])
+        with torch.no_grad():
+            output = task.new_model(input_ids=ids, labels=labels)
+        num_targets = example.span[1] - example.span[0]
+        assert answers.losses[place] == pytest.approx(float(output.loss) * num_targets, abs=1e-4)
+    assert answers.correct.dtype == bool
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_two_workers_give_the_same_bits_as_one(utils, task, plan, tmp_path):
+    make = utils["retrained_bank"]
+    for workers in (1, 2):
+        store = make.open_store(task, tmp_path / str(workers))
+        make.make_bank(store, plan, workers=workers)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+def test_a_bank_killed_on_the_way_ends_as_an_undisturbed_one(utils, task, world, plan, tmp_path):
+    make = utils["retrained_bank"]
+    make.make_bank(make.open_store(task, tmp_path / "whole"), plan)
+    flags = ["--world", world, "--output-dir", tmp_path / "killed", "--num-models", "4"]
+    flags += ["--repeats", "1", "--seed", "5", "--methods", "random", "--leave-out-methods"]
+    process = subprocess.Popen(
+        command(LDS, *flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    models = tmp_path / "killed" / "models"
+    deadline = time.monotonic() + 300
+    while not (models.is_dir() and any(models.glob("*.npz"))):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    (models / ".half.npz.1.tmp").write_bytes(b"half a file")
+    before = {path.name: path.stat().st_mtime_ns for path in models.glob("[!.]*.npz")}
+    make.make_bank(make.open_store(task, tmp_path / "killed"), plan)
+    (models / ".half.npz.1.tmp").unlink()
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    after = {path.name: path.stat().st_mtime_ns for path in models.iterdir()}
+    assert before.items() <= after.items()  # what was finished was not trained again
+
+
+def test_models_of_another_training_or_other_questions_are_refused(utils, task, world, tmp_path):
+    make, models = utils["retrained_bank"], utils["retrained_models"]
+    store = make.open_store(task, tmp_path)
+    assert make.open_store(task, tmp_path) == store
+    longer = dataclasses.replace(store.training, epochs=2.0)
+    with pytest.raises(HopsError, match="another training;"):
+        models.RetrainingStore.open(tmp_path, longer, store.questions)
+    with pytest.raises(HopsError, match="another questions;"):
+        models.RetrainingStore.open(tmp_path, store.training, store.questions[1:])
+    with pytest.raises(HopsError, match="no whole bank"):
+        make.read_bank(tmp_path, task)
+    with pytest.raises(HopsError, match=r"training_config\.json"):
+        models.read_training(world / "models" / "old")
+
+
+def test_a_damaged_model_is_named(utils, task, plan, tmp_path):
+    make = utils["retrained_bank"]
+    store = make.open_store(task, tmp_path)
+    bad = tmp_path / "models" / f"{plan.job(0, 0, store.num_documents).key}.npz"
+    bad.parent.mkdir()
+    bad.write_bytes(b"PK no archive")
+    with pytest.raises(HopsError, match=bad.name):
+        store.read(plan.job(0, 0, store.num_documents))
+
+
+def test_leaving_out_removes_what_ranks_highest_and_counts_from_models_of_everything(
+    utils, task, tmp_path
+):
+    """A store that answers from the documents it was given, in place of training."""
+    part, models = utils["leave_out"], utils["retrained_models"]
+    size = len(task.documents)
+    worth = np.zeros((len(task.queries), size))
+    worth[:, [3, 8, 11]] = [5.0, 3.0, 1.0]
+    asked = []
+
+    class Oracle:
+        num_documents = size
+
+        def train(self, jobs, *, workers, progress):
+            asked.extend(jobs)
+
+        def read(self, job):
+            lost = worth[:, [line for line in range(size) if line not in job.lines]].sum(axis=1)
+            return models.Answers(1.0 + lost + job.seed % 2, lost < 4)
+
+    plan = part.LeaveOutPlan(num_functions=2, counts=(3, 1), repeats=2, seed=0)
+    every = np.ones(len(task.queries), dtype=bool)
+    scores = {"knows": worth, "knows the opposite": -worth}
+    found = part.leave_out(task, scores, every, Oracle(), plan)
+    assert found.counts == (0, 1, 3)
+    assert len(found.functions) == 2
+    np.testing.assert_allclose(found.rise["knows"], [[0, 5, 9]] * 2)
+    np.testing.assert_allclose(found.correct["knows"], [[1, 0, 0]] * 2)
+    np.testing.assert_allclose(found.rise["knows the opposite"], 0)
+    assert {job.seed for job in asked} == {job.seed for job in asked[:2]}
+    assert len({job.seed for job in asked}) == 2
+    first = {len(job.lines) for job in asked}
+    assert first == {size, size - 1, size - 3}
+    none = np.zeros(len(task.queries), dtype=bool)
+    with pytest.raises(HopsError, match="answers no function"):
+        part.leave_out(task, scores, none, Oracle(), plan)
+    for bad in ({"counts": (0,)}, {"counts": (size,)}, {"repeats": 0}, {"num_functions": 0}):
+        with pytest.raises(HopsError):
+            dataclasses.replace(plan, **bad).check(size)
+
+
+def test_random_relevant_documents_are_drawn_from_those_that_taught_the_answer(utils, task):
+    part = utils["leave_out"]
+    groups = part._groups(task, np.ones(len(task.queries), dtype=bool), 4)
+    rankings = part._random_rankings(task, groups, seed=0)
+    for queries, ranking in zip(groups.values(), rankings[part.RELEVANT], strict=True):
+        relevant = task.relevance[queries[0]]
+        assert relevant[ranking[: relevant.sum()]].all()
+    assert {tuple(one) for one in rankings[part.RANDOM]} != {tuple(rankings[part.RANDOM][0])}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_scripts_from_a_world_to_tables_and_figures(world, tmp_path):
+    lds = ["--world", world, "--output-dir", tmp_path / "lds", "--num-models", 4, "--repeats", 2]
+    lds += ["--methods", "bm25", "random", "--leave-out-methods"]
+    done = run(LDS, *lds)
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads((tmp_path / "lds" / "metrics.json").read_text())
+    assert set(results["depths"]) == {"0", "1"}
+    assert -1 <= results["depths"]["0"]["methods"]["bm25"]["mean"] <= 1
+    assert "ceiling" in results["depths"]["0"]
+    board = ["--world", world, "--output-dir", tmp_path / "board", "--bank", tmp_path / "lds"]
+    # Two functions are too few to train probes on some and judge them by others.
+    board += ["--methods", "random", "bm25", "dlp_probes"]
+    done = run(LEADERBOARD, *board)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "board" / "leaderboard.json").read_text())
+    kinds = {kind["name"]: kind["methods"] for kind in found["kinds"]}
+    assert set(kinds) == {"base function", "wrapper"}
+    assert kinds["base function"]["bm25"]["lds"] == {
+        key: results["depths"]["0"]["methods"]["bm25"][key] for key in ("mean", "low", "high")
+    }
+    assert "functions" in kinds["wrapper"]["dlp_probes"]["failure"]
+    assert kinds["wrapper"]["bm25"]["peak_mebibytes"] > 20
+    lines = (tmp_path / "board" / "leaderboard.md").read_text().splitlines()
+    assert sum(line.startswith("| bm25 |") for line in lines) == 2
+    assert (tmp_path / "board" / "leaderboard.png").stat().st_size > 5000
+    scored = tmp_path / "board" / "scores" / "bm25.json"
+    before = scored.stat().st_mtime_ns
+    assert run(LEADERBOARD, *board).returncode == 0
+    assert scored.stat().st_mtime_ns == before  # not scored again
+
+
+@pytest.fixture
+def script_modules(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    return {name: importlib.import_module(name) for name in ("lds", "leaderboard")}
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("lds", {"world": "nowhere"}, "No world nowhere"),
+        ("lds", {"world": "nowhere", "share": 1.0}, "share"),
+        ("lds", {"world": "nowhere", "num_models": 2}, "at least 3 subsets"),
+        ("lds", {"world": "nowhere", "workers": 0}, "--workers"),
+        ("lds", {"methods": ("magic",)}, "No method magic"),
+        ("leaderboard", {}, "--world, or --dataset"),
+        ("leaderboard", {"dataset": Path("d")}, "needs --old and --new"),
+        ("leaderboard", {"world": "w", "old": "o"}, "brings its own"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_written(
+    script_modules, script, arguments, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    module = script_modules[script]
+    with pytest.raises(HopsError, match=message):
+        module.main(module.Config(**arguments))
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_input_to_the_program_is_one_line_and_status_two(tmp_path, world):
+    done = run(LDS, "--world", world, "--output-dir", tmp_path / "o", "--methods", "magic")
+    assert done.returncode == 2
+    assert done.stderr.startswith("lds.py: error:") or "No method magic" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
