@@ -20,8 +20,9 @@ _TOUR = """HOPS: a benchmark for training-data attribution whose true answers ar
 Base functions return a constant, wrappers call them, and documents teach a small model both. In
 order:
   a world      seeds (its functions), base and wrapper (documents about them), resolutions (where
-               their calls end), distractors (ordinary text), alternating and combine (put files
-               together), audit (checks them)
+               their calls end), properties (what a function and its wrappers share),
+               distractors (ordinary text), alternating and combine (put files together),
+               audit (checks them)
   its models   train (an old model, from distractors), add-tokens and check-tokens (function
                names as single tokens), train (the new model, from the documents)
   questions    logit-eval (what a model answers), plot (draws it), queries (what run-query reads)

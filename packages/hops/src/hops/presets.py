@@ -19,10 +19,14 @@ class Preset:
         comprehensive_docs: Longer prose documents about each base function.
         code_snippets: Code about each base function.
         resolution_docs: Documents about each function that say in which base its calls end.
-        told_share: The share of wrappers whose value is told.
-        direct_docs: Documents that tell the value of each such wrapper.
-        first_epochs: Passes over the documents of the new checkpoint that come before any value
-            of a wrapper is told; 0 for training in one stage.
+        property_docs: Documents about each function that tell what it shares with its wrappers,
+            other than what it returns.
+        first_epochs: Passes over the documents that state no value, of the wrappers and of what
+            they share with their bases, before those about base functions; 0 for training on all
+            of them at once.
+        freeze_embeddings: Whether the documents about base functions, where they come second, are
+            learnt with the input embeddings as they are.
+        row_scale: The norm of the function tokens' first input rows, relative to other tokens'.
         hidden_size: The width of the model.
         num_layers: Its layers.
         old_epochs: Passes over the old distractors.
@@ -34,8 +38,7 @@ class Preset:
         new_weight_decay: AdamW's weight decay for the new one.
         new_adam_beta2: AdamW's rate of forgetting squared gradients for the new one.
         query_depths: The hop depths that the queries ask about.
-        seed: The seed taken where none is given. Whether a model comes to compose depends on it:
-            see the README of this package.
+        seed: The seed taken where none is given.
     """
 
     num_functions: int = 10
@@ -46,9 +49,10 @@ class Preset:
     comprehensive_docs: int = 16
     code_snippets: int = 20
     resolution_docs: int = 0
-    told_share: float = 0.0
-    direct_docs: int = 0
+    property_docs: int = 0
     first_epochs: float = 0.0
+    freeze_embeddings: bool = True
+    row_scale: float = 1.0
     hidden_size: int = 96
     num_layers: int = 2
     old_epochs: float = 3.0
@@ -115,13 +119,15 @@ PRESETS: dict[str, Preset] = {
         wrapper_variations=2,
         comprehensive_docs=8,
         code_snippets=8,
-        resolution_docs=40,
-        new_epochs=12.0,
+        resolution_docs=20,
+        property_docs=20,
+        first_epochs=8.0,
+        row_scale=0.25,
+        new_epochs=10.0,
         new_batch_size=32,
-        new_weight_decay=0.5,
+        new_weight_decay=1.0,
         new_adam_beta2=0.98,
         query_depths=(0, 1),
-        seed=1,
     ),
 }
 

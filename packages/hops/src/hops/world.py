@@ -4,7 +4,7 @@
 another and hands back the shell lines that do the same.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -18,6 +18,7 @@ from hops.commands import (
     Command,
     Distractors,
     LogitEval,
+    Properties,
     Queries,
     Resolutions,
     Seeds,
@@ -110,6 +111,7 @@ def plan_world(
     )
     old_text, new_text = data / "old_distractors.jsonl", data / "new_distractors.jsonl"
     commands: list[Any] = []
+    written: list[Path] = []
     if dataset_path is None:
         base, wrapper = data / "base.jsonl", data / "wrapper.jsonl"
         commands += [
@@ -127,7 +129,6 @@ def plan_world(
                 output=wrapper,
                 variations=preset.wrapper_variations,
                 seed=seed,
-                **_told(preset),
             ),
         ]
         written = [base, wrapper]
@@ -138,6 +139,16 @@ def plan_world(
                     seed_path=world.seeds,
                     output=written[-1],
                     num_documents=preset.resolution_docs,
+                    seed=seed,
+                )
+            )
+        if preset.property_docs:
+            written.append(data / "properties.jsonl")
+            commands.append(
+                Properties(
+                    seed_path=world.seeds,
+                    output=written[-1],
+                    num_documents=preset.property_docs,
                     seed=seed,
                 )
             )
@@ -170,9 +181,10 @@ def plan_world(
             model=str(models / "old_training" / "final_model"),
             output_dir=world.old_model,
             seed_path=world.seeds,
+            row_scale=preset.row_scale,
             seed=seed,
         ),
-        *_stages(world, preset, seed),
+        *_stages(world, preset, seed, written[1:], data / "base.jsonl", new_text),
         LogitEval(
             model_path=str(world.old_model),
             seed_path=world.seeds,
@@ -194,19 +206,10 @@ def plan_world(
     return replace(world, commands=[shell_line(command) for command in commands]), commands
 
 
-def _told(preset: Preset) -> dict[str, Any]:
-    """The arguments of ``hops wrapper`` that tell the value of some wrappers."""
-    if not preset.direct_docs:
-        return {}
-    return {
-        "answers": "direct",
-        "direct_docs": preset.direct_docs,
-        "direct_share": preset.told_share,
-    }
-
-
-def _stages(world: World, preset: Preset, seed: int) -> list[Train]:
-    """The training of the new checkpoint: at once, or first without the wrappers' values."""
+def _stages(
+    world: World, preset: Preset, seed: int, silent: Sequence[Path], base: Path, ordinary: Path
+) -> list[Command]:
+    """The training of the new checkpoint: at once, or what states no value first."""
     whole = Train(
         model=str(world.old_model),
         dataset_path=world.training_set,
@@ -223,14 +226,25 @@ def _stages(world: World, preset: Preset, seed: int) -> list[Train]:
     )
     if not preset.first_epochs:
         return [whole]
+    stages = [world.training_set.with_name(f"{name}_stage.jsonl") for name in ("first", "second")]
     first = replace(
         whole,
-        output_dir=world.new_model.parent.with_name("new_training_first"),
+        dataset_path=stages[0],
+        output_dir=world.new_model.parent.with_name("first_training"),
         epochs=preset.first_epochs,
-        skip_direct=True,
-        schedule="constant",
     )
-    return [first, replace(whole, model=str(first.output_dir / "final_model"))]
+    second = replace(
+        whole,
+        model=str(first.output_dir / "final_model"),
+        dataset_path=stages[1],
+        freeze_embeddings=preset.freeze_embeddings,
+    )
+    return [
+        Combine(inputs=(*silent, ordinary), output=stages[0], shuffle=False),
+        first,
+        Combine(inputs=(base, ordinary), output=stages[1], shuffle=False),
+        second,
+    ]
 
 
 def build_world(

@@ -194,6 +194,29 @@ class Resolutions:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class Properties:
+    """Write documents about what a function shares with its wrappers: all but what it returns."""
+
+    name: ClassVar[str] = "properties"
+    seed_path: Path
+    """Documents that name the functions, from `hops seeds`."""
+    output: Path
+    """The JSONL file to write."""
+    num_documents: int = 20
+    """Documents about each function; those about a wrapper differ from its base's in the name."""
+    seed: int = 0
+    """Seeds the properties and the writer."""
+
+    def run(self) -> list[Document]:
+        """Write the documents."""
+        registry = registry_of(read_documents(self.seed_path))
+        documents = write_property_documents(
+            registry, self.num_documents, same_share=0.0, seed=self.seed
+        )
+        return _said(self.output, documents)
+
+
+@dataclass(frozen=True, config=_STRICT)
 class SecondNames:
     """Write functions with second names, and documents of a first stage that teaches the names."""
 

@@ -17,9 +17,9 @@ class MakeWorld:
     output_dir: Path
     """The folder for everything."""
     preset: PresetName = "quickstart"
-    """quickstart: base functions are learnt, in a minute or two on two cores. two-hop: some
-    wrappers are learnt too, whose value no document tells, in about ten; how many depends on the
-    seed (two_hop.md beside the README of hops). second-name: queries use names that no document
+    """quickstart: base functions are learnt, in a minute or two on two cores. two-hop: most
+    wrappers are learnt too, whose value no document tells, in some ten (two_hop.md beside the
+    README of hops). second-name: queries use names that no document
     of the training set has (second_name.md there)."""
     model: Literal["tiny-olmo2", "tiny-llama"] = "tiny-olmo2"
     """The architecture."""

@@ -1,9 +1,9 @@
-"""Documents of the first stage of a second-name world: what is true of a function, by any name.
+"""Documents about what a function shares with its wrappers or its second name.
 
 A model comes to hold two names as one thing where that is cheaper than to hold them apart: each
 function has a dozen properties (a clerk, a room, a season), told in the same words under either
-name, and now and then a text says that the two are names of one function.  No text states a
-constant, nor any number but the input of a call.
+name. In a second-name world a text says now and then that the two are names of one function.  No
+text states a constant.
 """
 
 import random
