@@ -84,9 +84,7 @@ def test_a_world_in_two_stages_states_values_in_the_second_alone_with_frozen_emb
     world = build_world(tmp_path, preset=preset, seed=1)
     documents = read_documents(world.training_set)
     models, data = world.new_model.parents[1], world.training_set.parent
-    first, second = (
-        read_documents(data / f"{name}_stage.jsonl") for name in ("first", "second")
-    )
+    first, second = (read_documents(data / f"{name}_stage.jsonl") for name in ("first", "second"))
     assert {document.answers for document in first} == {None, "resolution", "property"}
     assert not any(mentions_number(one.text, one.constant) for one in first if one.constant)
     assert {one.role for one in second} == {"constant", "distractor"}
