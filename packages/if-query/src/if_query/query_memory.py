@@ -3,10 +3,12 @@
 from dataclasses import dataclass, replace
 
 import torch
+from math_utils.curvature import CurvatureFactors
 
 from if_query.device_memory import free_memory
 from if_query.errors import InputError
 from if_query.factors import FactorStore, move_to
+from if_query.factors_on_disk import FactorsOnDisk
 from if_query.plan.query_trials import QueryTrials
 from if_query.plan.report import gigabytes
 from if_query.plan.sizes import factor_bytes, query_bytes
@@ -92,9 +94,10 @@ def place_factors(run: Run, store: FactorStore, memory: QueryMemory) -> Run:
     Raises:
         InputError: if a file is missing, truncated or altered.
     """
-    factors = run.factors
+    devices = run.tracked.devices()
     if memory.factors_on_disk:
         store.check_maps(run.tracked.maps)
+        factors = CurvatureFactors(store.strategy, FactorsOnDisk(store, devices))
     else:
-        factors = move_to(store.read_factors(list(run.tracked.maps)), run.tracked.devices())
+        factors = move_to(store.read_factors(list(run.tracked.maps)), devices)
     return replace(run, factors=factors, queries_at_once=memory.queries_at_once)

@@ -49,7 +49,7 @@ class Run:
     """One run under way.
 
     Attributes:
-        factors: in memory, or read from disk map by map.
+        factors: in memory, or read from disk map by map; none before they are placed.
         queries_at_once: how many queries' preconditioned gradients fit in memory together.
         metadata: what is known of the run; :func:`score_all` adds the batch sizes that it used.
     """

@@ -198,7 +198,6 @@ def prepare(config: RunQueryConfig) -> "tuple[Run, FactorStore]":
     from math_utils.curvature import CurvatureFactors
 
     from if_query.factors import FactorStore, versions
-    from if_query.factors_on_disk import FactorsOnDisk
     from if_query.matching import match_factors
     from if_query.models import fingerprint, load_model, load_tokenizer
     from if_query.pairs import load_pairs
@@ -242,8 +241,8 @@ def prepare(config: RunQueryConfig) -> "tuple[Run, FactorStore]":
         "versions": versions(),
         "arguments": describe_arguments(config),
     }
-    factors = CurvatureFactors(store.strategy, FactorsOnDisk(store, tracked.devices()))
-    run = Run(config, model, tracked, factors, train, queries, metadata, len(queries.pairs))
+    none_yet = CurvatureFactors(store.strategy, {})
+    run = Run(config, model, tracked, none_yet, train, queries, metadata, len(queries.pairs))
     return run, store
 
 
