@@ -5,7 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from math_utils.linalg import (
+    add_blocks_,
     add_gram_,
+    gram_blocks,
     low_rank_factors,
     symmetric_eigendecomposition,
     symmetrize_,
@@ -25,6 +27,13 @@ def test_blocked_gram_sums_equal_the_full_product(rows, dim, block):
     add_gram_(total, first, block=block)
     add_gram_(total, second, block=block)
     torch.testing.assert_close(symmetrize_(total), first.T @ first + second.T @ second)
+    shared = torch.zeros(2, dim, dim, dtype=torch.float64)
+    for rows_of_both in (first, second):
+        blocks = gram_blocks(rows_of_both, block=block)
+        for one in shared:
+            add_blocks_(one, blocks)
+    torch.testing.assert_close(symmetrize_(shared[0]), total)
+    torch.testing.assert_close(symmetrize_(shared[1]), total)
 
 
 def test_an_eigendecomposition_recomposes_and_has_no_negative_eigenvalue():

@@ -233,6 +233,7 @@ class _Recorder:
         self._gradients: dict[str, list[Tensor | None]] = {}
         self._readers: dict[int, int] = {}
         self._memos: dict[int, dict[Any, Any]] = {}
+        self._rows: dict[tuple[int, torch.device], Tensor] = {}
 
     def hook(self, linear_map: LinearMap) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
         """The forward hook that watches one use of a map."""
@@ -307,13 +308,18 @@ class _Recorder:
         """[token, width] in the statistics' dtype, unpadded, uses of an example in a row."""
         batch, seq = self._mask.shape
         shaped = [use.detach().reshape(batch, seq, -1) for use in uses]
-        if len(shaped) == 1 and self._is_full:
-            flat = shaped[0].reshape(batch * seq, -1)
-        else:
-            rows = torch.cat(shaped, dim=1)
-            flat = rows[self._mask.repeat(1, len(shaped)).to(rows.device)]
+        flat = (shaped[0] if len(shaped) == 1 else torch.cat(shaped, dim=1)).flatten(0, 1)
+        if not self._is_full:
+            flat = flat.index_select(0, self._real_rows(len(uses), flat.device))
         flat = flat.to(self._dtype)
         return nn.functional.pad(flat, (0, 1), value=1.0) if append_one else flat
+
+    def _real_rows(self, num_uses: int, device: torch.device) -> Tensor:
+        """Which rows of the flattened uses are unpadded; found once for a batch."""
+        key = (num_uses, device)
+        if key not in self._rows:
+            self._rows[key] = self._mask.repeat(1, num_uses).flatten().nonzero()[:, 0].to(device)
+        return self._rows[key]
 
     def _check_layout(self, name: str, inputs: Tensor) -> None:
         batch, seq = self._mask.shape

@@ -1,6 +1,6 @@
 """Policy for symmetric eigendecompositions, and products with a matrix's own transpose."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -53,10 +53,32 @@ def add_gram_(total: SquareMatrix, rows: Matrix, *, block: int = 256) -> None:
         rows: [rows, dim], in the dtype of ``total``.
         block: width of a block column.
     """
-    dim = total.shape[0]
+    for stop, start in _block_columns(total.shape[0], block):
+        total[:stop, start:stop].addmm_(rows[:, :stop].T, rows[:, start:stop])
+
+
+def gram_blocks(rows: Matrix, *, block: int = 256) -> list[Float[Tensor, "_ _"]]:
+    """The block columns of ``rowsᵀ rows`` down to the diagonal, for :func:`add_blocks_`.
+
+    What :func:`add_gram_` adds, to be added to several sums; the lower triangle takes no memory.
+    """
+    columns = _block_columns(rows.shape[1], block)
+    return [rows[:, :stop].T @ rows[:, start:stop] for stop, start in columns]
+
+
+def add_blocks_(total: SquareMatrix, blocks: list[Float[Tensor, "_ _"]]) -> None:
+    """Add what :func:`gram_blocks` gave to the upper triangle of a running sum, in place."""
+    start = 0
+    for one in blocks:
+        stop, width = one.shape
+        total[:stop, start : start + width].add_(one)
+        start += width
+
+
+def _block_columns(dim: int, block: int) -> Iterator[tuple[int, int]]:
+    """(stop, start) of every block column."""
     for start in range(0, dim, block):
-        stop = min(start + block, dim)
-        total[start:stop, start:].addmm_(rows[:, start:stop].T, rows[:, start:])
+        yield min(start + block, dim), start
 
 
 def symmetrize_(total: SquareMatrix) -> SquareMatrix:

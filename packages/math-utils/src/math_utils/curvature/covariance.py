@@ -8,7 +8,7 @@ import torch
 from math_utils._typing import Float, Tensor
 from math_utils.capture import CapturedPair
 from math_utils.errors import CurvatureError
-from math_utils.linalg import add_gram_, symmetrize_
+from math_utils.linalg import add_blocks_, add_gram_, gram_blocks, symmetrize_
 from math_utils.linear_maps import LinearMap
 
 
@@ -48,15 +48,9 @@ class CovarianceSums:
             self._gradients[pair.name] = torch.zeros(
                 linear_map.d_out, linear_map.d_out, dtype=self._dtype, device=device
             )
-        gram = pair.shared("gram", lambda: self._gram(pair.inputs))
-        self._inputs[pair.name] += gram
+        add_blocks_(self._inputs[pair.name], pair.shared("gram", lambda: gram_blocks(pair.inputs)))
         add_gram_(self._gradients[pair.name], pair.output_gradients)
         self._num_positions[pair.name] += len(pair.inputs)
-
-    def _gram(self, rows: Tensor) -> Tensor:
-        gram = torch.zeros(rows.shape[1], rows.shape[1], dtype=self._dtype, device=rows.device)
-        add_gram_(gram, rows)
-        return gram
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to go on, as tensors; shares memory with the sums."""

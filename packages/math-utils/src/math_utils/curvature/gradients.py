@@ -70,7 +70,8 @@ def _backward_once(
     loss_scale: float,
 ) -> Tensor:
     def checked(pair: CapturedPair) -> None:
-        if not torch.isfinite(pair.output_gradients.sum() + pair.inputs.sum()):
+        sum_of_inputs = pair.shared("sum", pair.inputs.sum)
+        if not torch.isfinite(pair.output_gradients.sum() + sum_of_inputs):
             raise _find_non_finite(pair, batch)
         consume(pair)
 

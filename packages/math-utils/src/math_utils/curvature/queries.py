@@ -10,7 +10,7 @@ from math_utils._typing import Float, Int, Tensor
 from math_utils.capture import CapturedPair
 from math_utils.curvature.config import Damping
 from math_utils.curvature.eigenbasis import rotate_back
-from math_utils.curvature.factors import CurvatureFactors
+from math_utils.curvature.factors import CurvatureFactors, MapFactors
 from math_utils.curvature.gradients import Objective, backward_pass, gradient_chunks
 from math_utils.curvature.precondition import damping_terms
 from math_utils.language_modeling import TokenBatch
@@ -75,9 +75,24 @@ class Queries:
         return cls(whole, low_rank, num_queries)
 
     def put(
-        self, name: str, places: Int[Tensor, " some"], solved: Float[Tensor, "some d_out d_in"]
+        self,
+        name: str,
+        places: Int[Tensor, " some"],
+        rotated: Float[Tensor, "some d_out d_in"],
+        factors: MapFactors,
     ) -> None:
-        """Write U_q of one map for the queries at ``places``, compressed where these are."""
+        """Write U_q = Q_S R_q Q_Aᵀ of one map for the queries at ``places``, from R_q.
+
+        Compressed where these are. Whole ones on a CPU are products that go straight to their
+        place: without a copy, and faster than one product over a batch.
+        """
+        basis = factors.output_basis
+        if name in self.whole and basis is not None and rotated.device.type == "cpu":
+            half = rotate_back(rotated, factors.input_basis, None)
+            for place, one in zip(places.tolist(), half, strict=True):
+                torch.mm(basis, one, out=self.whole[name][place])
+            return
+        solved = rotate_back(rotated, factors.input_basis, basis)
         places = places.to(solved.device)
         if name in self.whole:
             self.whole[name][places] = solved
@@ -145,8 +160,7 @@ def collect_queries(
             ):
                 if own.eigenvalues is not None:
                     chunk /= own.eigenvalues + terms[pair.name]
-                solved = rotate_back(chunk, own.input_basis, own.output_basis)
-                queries.put(pair.name, own_places[rows], solved)
+                queries.put(pair.name, own_places[rows], chunk, own)
 
         found = backward_pass(
             model, maps, batch, objective, consume, dtype=dtype, loss_scale=loss_scale

@@ -29,7 +29,7 @@ from math_utils.curvature.queries import Queries
 from math_utils.language_modeling import TokenBatch
 from math_utils.linear_maps import LinearMap
 
-_BLOCK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 28}
+_BLOCK_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 28}
 """Gradient entries formed before their product with all queries."""
 
 _FEWEST_ROWS = 32
