@@ -130,6 +130,15 @@ class TokenDataset(Sequence[EncodedExample]):
             keys[row] = int.from_bytes(mixed.digest(), "little") >> 1
         return keys
 
+    def share(self, share: float) -> Int64[np.ndarray, " some"]:
+        """A share of the examples, ascending rows: at least one, and all for 1.
+
+        Those with the smallest keys, which is a choice at random by content: the order of the
+        rows does not matter, and a smaller share is a part of a larger one.
+        """
+        count = max(1, round(share * len(self)))
+        return np.sort(np.argsort(self.keys, kind="stable")[:count])
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of lengths, ids and labels in row order, as hexadecimal digits."""

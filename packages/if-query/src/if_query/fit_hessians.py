@@ -10,13 +10,13 @@ where a killed one stopped and ends at the same bits.
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ConfigDict, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from if_query.command_line import describe_arguments, parse
-from if_query.errors import command_errors
+from if_query.errors import InputError, command_errors
 
 if TYPE_CHECKING:
     from if_query.fit_stages import Fit
@@ -54,6 +54,9 @@ class FitHessiansConfig:
     modules: str = "mlp"
     """Linear maps to track: mlp, attention, all (of the decoder layers), or a regular expression
     searched for in module names."""
+    covariance_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the examples, chosen by their content, that covariances and so eigenbases are made
+    from; corrected eigenvalues still see all of them. Less time, and other numbers."""
     max_examples: PositiveInt | None = None
     """Use only the first examples of the data set."""
     empirical_fisher: bool = False
@@ -99,6 +102,7 @@ RESULT_FIELDS = (
     "dtype",
     "covariance_dtype",
     "eigen_dtype",
+    "covariance_share",
     "seed",
     "token_budgets",
 )
@@ -194,6 +198,8 @@ def prepare(config: FitHessiansConfig) -> "tuple[Fit, dict[str, Any]]":
     )
     from if_query.passes import loss_scale_of
 
+    if config.covariance_share < 1 and "covariances" not in STAGES[config.strategy]:
+        raise InputError(f"--covariance-share: --strategy {config.strategy} has no covariances")
     dataset = load_token_dataset(
         config.hessian_dataset,
         vocab_size=vocabulary_size(config.model, revision=config.revision),
@@ -208,6 +214,7 @@ def prepare(config: FitHessiansConfig) -> "tuple[Fit, dict[str, Any]]":
     )
     tracked = select_maps(model, config.modules, config.layer_stride)
     longest = int(dataset.lengths.max())
+    covariance_rows = dataset.share(config.covariance_share)
     budgets = {
         "covariances": config.max_tokens_per_batch or config.factor_batch_size * longest,
         "eigenvalues": config.max_tokens_per_batch or config.lambda_batch_size * longest,
@@ -226,6 +233,8 @@ def prepare(config: FitHessiansConfig) -> "tuple[Fit, dict[str, Any]]":
         "dataset": str(config.hessian_dataset),
         "dataset_fingerprint": dataset.fingerprint,
         "num_examples": len(dataset),
+        "covariance_share": config.covariance_share,
+        "num_covariance_examples": len(covariance_rows),
         "num_unlabelled_examples": len(dataset.unlabelled),
         "num_tokens": dataset.num_tokens,
         "num_label_tokens": int(dataset.num_scored.sum()),
@@ -261,6 +270,7 @@ def prepare(config: FitHessiansConfig) -> "tuple[Fit, dict[str, Any]]":
         store=FactorStore(config.output_dir),
         save_interval=config.save_interval,
         budgets=budgets,
+        covariance_rows=covariance_rows,
     )
     return fit, metadata
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
+from jaxtyping import Int64
 from math_utils.capture import frozen
 from math_utils.curvature import (
     CovarianceSums,
@@ -43,6 +45,7 @@ class Fit:
 
     Attributes:
         budgets: tokens per batch that were asked for, by stage.
+        covariance_rows: the examples that covariances, and so eigenbases, are made from.
         capacities: bytes of statistics that one pass of a stage may keep; a stage that is not
             named keeps those of all maps.
     """
@@ -55,7 +58,12 @@ class Fit:
     store: FactorStore
     save_interval: float
     budgets: dict[str, int]
+    covariance_rows: Int64[np.ndarray, " some"]
     capacities: dict[str, int] = field(default_factory=dict)
+
+    def rows_of(self, stage: Stage) -> Int64[np.ndarray, " some"]:
+        """The rows of the data set that a stage goes over, ascending."""
+        return self.covariance_rows if stage == "covariances" else np.arange(len(self.dataset))
 
 
 def run_stages(fit: Fit) -> None:
@@ -123,7 +131,7 @@ def fit_eigenvalues(fit: Fit) -> None:
     if fit.curvature.strategy == "kfac":
         checksums = {}
         for name in fit.tracked.maps:
-            values = kfac_eigenvalues(store.read_eigenbasis(name), num_examples)
+            values = kfac_eigenvalues(store.read_eigenbasis(name), len(fit.covariance_rows))
             checksums[name] = store.write_map("eigenvalues", name, {"eigenvalues": values})
         store.finish_maps("eigenvalues", checksums)
         return
@@ -179,7 +187,7 @@ def accumulate(
     lengths = fit.dataset.lengths
     while True:
         parts, state = fit.store.load_progress(stage)
-        schedule = BatchSchedule(lengths, parts or [(fit.budgets[stage], 0)])
+        schedule = BatchSchedule(lengths, parts or [(fit.budgets[stage], 0)], fit.rows_of(stage))
         schedule.shrink(fit.store.token_budget(stage, fit.budgets[stage]))
         sums = new_sums()
         sums.load(state, fit.tracked.devices())
@@ -208,9 +216,8 @@ def _add_batches(
     """Add what is left of a pass; the rows of the batch that ran out of memory, or []."""
     saved_at = time.monotonic()
     batches = schedule.remaining()
-    num_rows = len(fit.dataset)
-    done = num_rows - sum(map(len, batches))
-    with frozen(fit.model), tqdm(total=num_rows, initial=done, desc=stage, unit="seq") as bar:
+    total, done = len(fit.rows_of(stage)), schedule.num_rows_done
+    with frozen(fit.model), tqdm(total=total, initial=done, desc=stage, unit="seq") as bar:
         for rows in batches:
             if runs_out_of_memory(partial(_add_rows, fit, maps, sums, rows)):
                 return rows

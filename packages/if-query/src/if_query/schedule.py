@@ -23,14 +23,21 @@ class BatchSchedule:
         parts: the budgets of the pass so far, in turn; the last one is in force.
     """
 
-    def __init__(self, lengths: Int64[np.ndarray, " row"], parts: Sequence[Part]) -> None:
+    def __init__(
+        self,
+        lengths: Int64[np.ndarray, " row"],
+        parts: Sequence[Part],
+        rows: Int64[np.ndarray, " some"] | None = None,
+    ) -> None:
         """Take up a pass over rows of these lengths.
 
         Args:
             lengths: number of tokens of every row.
             parts: at least one; [(budget, 0)] for a new pass.
+            rows: those that the pass goes over; None for all.
         """
         self._lengths = lengths
+        self._rows = np.arange(len(lengths)) if rows is None else rows
         self.parts = [(int(budget), int(num_done)) for budget, num_done in parts]
 
     @property
@@ -46,7 +53,7 @@ class BatchSchedule:
     def remaining(self) -> list[list[int]]:
         """The batches that are not done, as rows; longest sequences first."""
         batches: list[list[int]] = []
-        rows = np.arange(len(self._lengths))
+        rows = self._rows
         for budget, num_done in self.parts:
             planned = make_batches(self._lengths[rows], max_tokens=budget)
             batches = [rows[batch].tolist() for batch in planned[num_done:]]
@@ -56,7 +63,7 @@ class BatchSchedule:
     @property
     def num_rows_done(self) -> int:
         """Rows in the batches that are done."""
-        return len(self._lengths) - sum(map(len, self.remaining()))
+        return len(self._rows) - sum(map(len, self.remaining()))
 
     def advance(self) -> None:
         """Count one more batch as done."""

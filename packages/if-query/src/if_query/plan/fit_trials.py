@@ -64,10 +64,11 @@ def try_stage(fit: Fit, stage: Stage) -> StageTrial:
         InputError: if one example by itself does not fit into memory.
     """
     maps, dtype = fit.tracked.maps, fit.curvature.covariance_dtype
-    budget = fit.budgets[stage]
+    budget, rows_of_stage = fit.budgets[stage], fit.rows_of(stage)
     found: list[StageTrial] = []
     while True:
-        batches = make_batches(fit.dataset.lengths, max_tokens=budget)
+        planned = make_batches(fit.dataset.lengths[rows_of_stage], max_tokens=budget)
+        batches = [rows_of_stage[batch].tolist() for batch in planned]
 
         def attempt(batches: Sequence[list[int]] = batches, budget: int = budget) -> None:
             unlike = {name: maps[name] for name in dict.fromkeys(representatives(maps).values())}

@@ -23,7 +23,8 @@ NUM_POINTS = 48
 _FITTED_FACTS = (
     "model", "model_class", "dataset", "num_examples", "num_tokens", "num_label_tokens",
     "num_unlabelled_examples", "strategy", "fisher", "seed", "dtype", "covariance_dtype",
-    "eigen_dtype", "layer_stride", "tracked_share", "untracked_expert_share", "versions",
+    "eigen_dtype", "covariance_share", "layer_stride", "tracked_share", "untracked_expert_share",
+    "versions",
 )  # fmt: skip
 
 
