@@ -116,9 +116,9 @@ def test_the_metadata_and_the_plan_know_the_share(model, token_data, tmp_path, c
 @pytest.mark.parametrize(
     ("more", "line"),
     [
-        (["--covariance-share", "0"], "covariance_share"),
-        (["--covariance-share", "1.5"], "covariance_share"),
-        (["--covariance-share", "nan"], "covariance_share"),
+        (["--covariance-share", "0"], "--covariance-share: input should be"),
+        (["--covariance-share", "1.5"], "--covariance-share: input should be"),
+        (["--covariance-share", "nan"], "--covariance-share: input should be"),
         (["--covariance-share", "0.5", "--strategy", "diagonal"], "diagonal has no covariances"),
     ],
 )

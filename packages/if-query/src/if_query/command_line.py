@@ -17,6 +17,11 @@ from if_query.errors import InputError
 
 T = TypeVar("T")
 
+_INVALID = re.compile(
+    r"validation errors? for \w+ (?P<field>\w+) (?P<reason>.+?) "
+    r"\[type=\w+, input_value=(?P<value>.*?), input_type=\w+\]"
+)
+"""The first value that the configuration class refuses, as tyro passes it on."""
 _BOX = re.compile(r"^[╭│╰]\s?|\s*[│╮╯]$")
 
 
@@ -100,6 +105,10 @@ def _one_line(complaint: str, program: str) -> str:
         body.append(line)
     title = lines[0].strip("─ ") if lines else "bad usage"
     text = " ".join(body) or title
+    if invalid := _INVALID.search(text):
+        flag = f"--{invalid['field'].replace('_', '-')}"
+        reason = invalid["reason"][0].lower() + invalid["reason"][1:]
+        return f"{flag}: {reason}, got {invalid['value']} (see {program} --help)"
     return f"{text} (see {program} --help)" if title in text else f"{title}: {text}"
 
 
