@@ -175,3 +175,15 @@ def pair_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         {"pair_id": "q1", "prompt": "Two and two are", "completion": " four", "score": 3},
     ]
     return write_pairs(folder / "train.json", train), write_pairs(folder / "query.json", query)
+
+
+@pytest.fixture(scope="session")
+def fitted(
+    make_model_folder: Callable[..., Path],
+    token_data: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """EK-FAC factors of the default model on `token_data`."""
+    from if_query_commands import fit
+
+    return fit(make_model_folder(), token_data, tmp_path_factory.mktemp("factors") / "ekfac")
