@@ -6,16 +6,26 @@ status and its own end.
 """
 
 import os
+import runpy
 import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 TOUCHING = {"open", "os.listdir", "os.mkdir", "os.remove", "os.rename", "os.scandir"}
 """What a process is about to do to files, as audit events."""
+
+
+class Done(NamedTuple):
+    """What a process left: its exit status, or minus the signal that ended it, and its output."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 @dataclass
@@ -56,8 +66,8 @@ class Fork:
             sys.stderr.flush()
             os._exit(status)
 
-    def wait(self) -> tuple[int, str, str]:
-        """(exit status, or minus the signal; stdout; stderr)."""
+    def wait(self) -> Done:
+        """Wait for its end."""
         try:
             _, status = os.waitpid(self.pid, 0)
         except BaseException:  # the test's time is over
@@ -69,7 +79,20 @@ class Fork:
             with file:
                 file.seek(0)
                 texts.append(file.read().decode())
-        return os.waitstatus_to_exitcode(status), texts[0], texts[1]
+        return Done(os.waitstatus_to_exitcode(status), *texts)
+
+
+def script(path: Path, *arguments: object, folder: Path | None = None) -> Callable[[], None]:
+    """What ``python path arguments`` does, as a function for a fork; in a folder or where it is."""
+
+    def run() -> None:
+        if folder is not None:
+            os.chdir(folder)
+        sys.argv = [str(path), *map(str, arguments)]
+        sys.path.insert(0, str(path.parent))
+        runpy.run_path(str(path), run_name="__main__")
+
+    return run
 
 
 def kill_when(function: Callable[[], Any], appeared: Callable[[], Any]) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-from forks import Fork
+from forks import Fork, script
 from if_query import fit_hessians, run_query
 from if_query.pairs import load_pairs
 
@@ -101,15 +100,12 @@ def help_of(*words: str) -> str:
     program = words[0]
 
     def run() -> None:
-        os.chdir(ROOT)
         sys.argv = [*words, "--help"]
-        if program.endswith(".py"):
-            sys.path.insert(0, str((ROOT / program).parent))
-            runpy.run_path(str(ROOT / program), run_name="__main__")
-        else:
-            (command,) = entry_points(group="console_scripts", name=program)
-            command.load()()
+        (command,) = entry_points(group="console_scripts", name=program)
+        command.load()()
 
+    if program.endswith(".py"):
+        run = script(ROOT / program, "--help", folder=ROOT)
     status, shown, errors = Fork(run).wait()
     assert status == 0, f"{' '.join(words)}: {errors}"
     return shown
