@@ -48,6 +48,7 @@ def test_a_member_installs_and_imports_alone_from_outside_the_repository(
     assert uv, "uv is needed to install a member"
     environment = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(environment_folder)}
     environment.pop("VIRTUAL_ENV", None)
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     subprocess.run(
         [uv, *f"sync --locked --offline --no-dev --no-editable --package {member}".split()],
         cwd=ROOT,
@@ -64,12 +65,13 @@ def test_a_member_installs_and_imports_alone_from_outside_the_repository(
         "for one in names: importlib.import_module(one)\n"
         f"print(package.__file__, len(names))"
     )
-    done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    outside = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    done = subprocess.run([python, "-c", code], **outside)
     assert done.returncode == 0, done.stderr
     assert str(environment_folder) in done.stdout
     others = {one.replace("-", "_") for one in MEMBERS} - {name} - dependencies(member)
     for other in others:
-        found = subprocess.run([python, "-c", f"import {other}"], cwd=tmp_path, capture_output=True)
+        found = subprocess.run([python, "-c", f"import {other}"], **outside)
         assert found.returncode != 0, f"{member} brings {other} along"
 
 
