@@ -49,3 +49,12 @@ def metadata_of(folder: Path) -> dict[str, Any]:
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def write(path: Path, content: object) -> Path:
+    """Bytes and text as they are, anything else as JSON."""
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path

@@ -1,6 +1,7 @@
 """The commands are stopped and taken up again, share a folder, and replace nothing unasked."""
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -135,12 +136,13 @@ def test_a_query_run_killed_midway_goes_on_to_the_same_scores(
 def test_queries_run_at_the_same_time_on_one_factors_folder(
     make_model_folder, fitted, pair_files, tmp_path
 ):
-    before = {**bits_of(fitted), "metadata": (fitted / "metadata.json").read_bytes()}
-    for path in fitted.rglob("*"):
+    factors = Path(shutil.copytree(fitted, tmp_path / "factors"))
+    before = {**bits_of(factors), "metadata": (factors / "metadata.json").read_bytes()}
+    for path in factors.rglob("*"):
         path.chmod(0o555 if path.is_dir() else 0o444)
     model = make_model_folder()
     commands = [
-        partial(run_query.main, query_arguments(model, fitted, pair_files, tmp_path / str(n)))
+        partial(run_query.main, query_arguments(model, factors, pair_files, tmp_path / str(n)))
         for n in range(3)
     ]
     for process in [Fork(command) for command in commands]:
@@ -148,4 +150,4 @@ def test_queries_run_at_the_same_time_on_one_factors_folder(
         assert status == 0, errors
     results = [bits_of(tmp_path / str(n)) for n in range(3)]
     assert results[0] == results[1] == results[2]
-    assert {**bits_of(fitted), "metadata": (fitted / "metadata.json").read_bytes()} == before
+    assert {**bits_of(factors), "metadata": (factors / "metadata.json").read_bytes()} == before
