@@ -124,8 +124,8 @@ def planned_and_done(jobs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any
     }
 
 
-KINDS = ["ekfac", "all outputs"]
-SIMPLER = ["kfac", "diagonal", "scores"]
+KINDS = ["ekfac", "kfac", "all outputs"]
+SIMPLER = ["diagonal", "scores"]
 """Runs that do less than those, of the same parts; each a plan and a run more."""
 
 
