@@ -1,5 +1,6 @@
 """Tiny, randomly initialised models of the real architectures, in float64."""
 
+import importlib
 import json
 import random
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from method_script_cases import EXPERIMENTS, documents, write
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
@@ -175,3 +177,50 @@ def pair_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         {"pair_id": "q1", "prompt": "Two and two are", "completion": " four", "score": 3},
     ]
     return write_pairs(folder / "train.json", train), write_pairs(folder / "query.json", query)
+
+
+@pytest.fixture(scope="session")
+def fitted(
+    make_model_folder: Callable[..., Path],
+    token_data: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """EK-FAC factors of the default model on `token_data`."""
+    from if_query_commands import fit
+
+    return fit(make_model_folder(), token_data, tmp_path_factory.mktemp("factors") / "ekfac")
+
+
+# The methods' scripts
+
+
+@pytest.fixture
+def method_script(monkeypatch):
+    """The module that all of them share, as `uv run` would import it."""
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    return importlib.import_module("utils.method_script")
+
+
+@pytest.fixture
+def methods(method_script):
+    return importlib.import_module("utils.attribution_methods").METHODS
+
+
+@pytest.fixture(scope="session")
+def two_models(make_model_folder):
+    return make_model_folder("olmo2", seed=0), make_model_folder("olmo2", seed=1)
+
+
+@pytest.fixture
+def run_method(method_script, methods, two_models, tmp_path):
+    """Runs a method's command: its name and further flags, which win; gives the rows' path."""
+
+    def run(name, flags="", *, dataset=None, output="results/out.jsonl"):
+        path = tmp_path / output
+        data = dataset or write(tmp_path / "data.jsonl", documents())
+        base = f"--dataset {data} --output {path} --device cpu --inputs 5 17 "
+        base += f"--old {two_models[0]} --new {two_models[1]} "
+        method_script.run_method(name, methods[name], None, (base + flags).split())
+        return path
+
+    return run

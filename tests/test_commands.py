@@ -1,23 +1,17 @@
 """The real commands on tiny models of real architectures: what they write, and that it is right."""
 
-import csv
 import json
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 import torch
-from if_query import fit_hessians, run_query
 from if_query.batching import collate
 from if_query.datasets import TokenDataset, load_token_dataset
 from if_query.encoding import encode_pair
 from if_query.models import LanguageModelLoss, load_model, load_tokenizer, select_maps
+from if_query_commands import fit, query, rows_of
 from math_utils.capture import frozen
 from math_utils.curvature import (
     CurvatureConfig,
@@ -26,38 +20,6 @@ from math_utils.curvature import (
     fit_curvature,
     precondition_all,
 )
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-ON_CPU = ["--dtype", "float32", "--device", "cpu"]
-
-
-def fit(model: Path, data: Path, folder: Path, *more: str) -> Path:
-    arguments = f"--model {model} --hessian-dataset {data} --output-dir {folder}"
-    fit_hessians.main([*arguments.split(), *ON_CPU, *more])
-    return folder
-
-
-def query(model: Path, factors: Path, files: tuple[Path, Path], folder: Path, *more: str) -> Path:
-    run_query.main(query_arguments(model, factors, files, folder, *more))
-    return folder
-
-
-def query_arguments(
-    model: Path, factors: Path, files: tuple[Path, Path], folder: Path, *more: str
-) -> list[str]:
-    arguments = f"--model {model} --factors-dir {factors} --output-dir {folder} "
-    arguments += f"--train-json {files[0]} --query-json {files[1]}"
-    return [*arguments.split(), *ON_CPU, *more]
-
-
-@pytest.fixture(scope="session")
-def fitted(make_model_folder, token_data, tmp_path_factory) -> Path:
-    return fit(make_model_folder(), token_data, tmp_path_factory.mktemp("factors") / "ekfac")
 
 
 def reference_scores(folder, data, files, strategy, labels, *, eos=True) -> np.ndarray:
@@ -316,145 +278,3 @@ def test_low_precision_models_stay_near_float32(make_model_folder, token_data, t
     reference = norms["float32"].norm()
     assert (norms["bfloat16"] - norms["float32"]).norm() < 0.1 * reference
     assert (norms["float16"] - norms["float32"]).norm() < 0.02 * reference
-
-
-# Stopping and going on
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "metadata.json"
-    }
-
-
-def start(module: str, arguments: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"},
-    )
-
-
-def kill_when(process: subprocess.Popen[str], appeared) -> None:
-    """Kill a process as soon as something has appeared on disk, before it can finish."""
-    deadline = time.monotonic() + 240
-    while not appeared():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.kill()
-    process.communicate()
-
-
-@pytest.fixture(scope="session")
-def many_tokens(tmp_path_factory) -> Path:
-    """Enough short sequences, one per batch, that every stage takes a while."""
-    path = tmp_path_factory.mktemp("many") / "tokens.jsonl"
-    generator = np.random.default_rng(0)
-    with path.open("w") as file:
-        for _ in range(150):
-            ids = generator.integers(2, 250, size=6).tolist()
-            file.write(json.dumps({"input_ids": ids}) + "\n")
-    return path
-
-
-FIT_SLOWLY = ["--max-tokens-per-batch", "6", "--save-interval", "0", "--dtype", "float32"]
-
-
-@pytest.fixture(scope="session")
-def undisturbed(make_model_folder, many_tokens, tmp_path_factory) -> dict[str, bytes]:
-    folder = tmp_path_factory.mktemp("undisturbed") / "factors"
-    return files_of(fit(make_model_folder(), many_tokens, folder, *FIT_SLOWLY))
-
-
-@pytest.mark.parametrize("stage", ["covariances", "eigenbases", "eigenvalues"])
-def test_a_fit_killed_in_any_stage_ends_at_the_same_bits(
-    make_model_folder, many_tokens, undisturbed, tmp_path, stage
-):
-    folder = tmp_path / "factors"
-    arguments = ["--model", str(make_model_folder()), "--hessian-dataset", str(many_tokens)]
-    arguments += ["--output-dir", str(folder), "--device", "cpu", *FIT_SLOWLY]
-    pattern = "eigenbases/*.safetensors" if stage == "eigenbases" else f"progress/{stage}-*[0-9]"
-    process = start("if_query.fit_hessians", arguments)
-    kill_when(process, lambda: any(folder.glob(pattern)))
-    assert json.loads((folder / "metadata.json").read_text())["status"] == "fitting"
-    fit_hessians.main(arguments)
-    assert files_of(folder) == undisturbed
-
-
-def test_a_finished_fit_is_kept_and_other_arguments_are_refused(
-    make_model_folder, token_data, fitted, capsys
-):
-    before = files_of(fitted)
-    fit(make_model_folder(), token_data, fitted)
-    assert "complete already" in capsys.readouterr().out
-    for more, named in (
-        (["--seed", "1"], "seed was 0, now 1"),
-        (["--empirical-fisher"], "fisher was 'true', now 'empirical'"),
-        (["--no-resume"], "holds results already"),
-    ):
-        with pytest.raises(SystemExit) as leaving:
-            fit(make_model_folder(), token_data, fitted, *more)
-        assert leaving.value.code == 2
-        assert named in capsys.readouterr().err
-    assert files_of(fitted) == before
-
-
-def test_overwrite_replaces_factors_but_nothing_else(make_model_folder, token_data, tmp_path):
-    folder = fit(make_model_folder(), token_data, tmp_path / "f", "--strategy", "diagonal")
-    before = files_of(folder)
-    fit(make_model_folder(), token_data, folder, "--strategy", "diagonal", "--seed", "5",
-        "--overwrite")  # fmt: skip
-    assert files_of(folder) != before
-    other = tmp_path / "mine"
-    other.mkdir()
-    (other / "thesis.txt").write_text("do not touch")
-    with pytest.raises(SystemExit):
-        fit(make_model_folder(), token_data, other, "--overwrite")
-    assert (other / "thesis.txt").read_text() == "do not touch"
-
-
-def test_a_query_run_killed_midway_goes_on_to_the_same_scores(
-    make_model_folder, fitted, pair_files, tmp_path
-):
-    train = tmp_path / "train.json"
-    pairs = [
-        {"pair_id": str(n), "prompt": "The capital", "completion": f" {n} Lima"} for n in range(400)
-    ]
-    train.write_text(json.dumps(pairs))
-    files = (train, pair_files[1])
-    slowly = ["--score-batch-size", "1", "--save-interval", "0", "--per-token-scores"]
-    whole = query(make_model_folder(), fitted, files, tmp_path / "whole", *slowly)
-    folder = tmp_path / "killed"
-    arguments = query_arguments(make_model_folder(), fitted, files, folder, *slowly)
-    kill_when(start("if_query.run_query", arguments), (folder / ".partial" / "done.json").is_file)
-    assert not (folder / "influences.csv").exists()
-    done = json.loads((folder / ".partial" / "done.json").read_text())
-    assert 0 < done["steps"] < 400
-    run_query.main(arguments)
-    assert files_of(folder) == files_of(whole)
-
-
-def test_queries_run_at_the_same_time_on_one_factors_folder(
-    make_model_folder, fitted, pair_files, tmp_path
-):
-    before = {**files_of(fitted), "metadata": (fitted / "metadata.json").read_bytes()}
-    for path in fitted.rglob("*"):
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    processes = [
-        start(
-            "if_query.run_query",
-            query_arguments(make_model_folder(), fitted, pair_files, tmp_path / str(n)),
-        )
-        for n in range(3)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
-    results = [files_of(tmp_path / str(n)) for n in range(3)]
-    assert results[0] == results[1] == results[2]
-    assert {**files_of(fitted), "metadata": (fitted / "metadata.json").read_bytes()} == before

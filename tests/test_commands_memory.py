@@ -2,11 +2,6 @@
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,42 +9,12 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from if_query import fit_hessians, fit_stages, query_memory, query_pass, run_query
+from if_query import fit_stages, query_memory, query_pass
 from if_query.datasets import load_token_dataset
 from if_query.out_of_memory import is_out_of_memory, runs_out_of_memory
 from if_query.partitions import capacity_of, fill_groups
 from if_query.schedule import BatchSchedule
-
-ON_CPU = ["--dtype", "float32", "--device", "cpu"]
-
-
-def fit_arguments(model: Path, data: Path, folder: Path, *more: str) -> list[str]:
-    arguments = f"--model {model} --hessian-dataset {data} --output-dir {folder}"
-    return [*arguments.split(), *ON_CPU, *more]
-
-
-def fit(model: Path, data: Path, folder: Path, *more: str) -> Path:
-    fit_hessians.main(fit_arguments(model, data, folder, *more))
-    return folder
-
-
-def query(model: Path, factors: Path, files: tuple[Path, Path], folder: Path, *more: str) -> Path:
-    arguments = f"--model {model} --factors-dir {factors} --output-dir {folder} "
-    arguments += f"--train-json {files[0]} --query-json {files[1]}"
-    run_query.main([*arguments.split(), *ON_CPU, *more])
-    return folder
-
-
-def bits_of(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "metadata.json"
-    }
-
-
-def metadata_of(folder: Path) -> dict:
-    return json.loads((folder / "metadata.json").read_text())
+from if_query_commands import bits_of, fit, metadata_of, query
 
 
 def tensors_of(folder: Path, stage: str) -> dict[str, torch.Tensor]:
@@ -109,55 +74,6 @@ def test_statistics_do_not_depend_on_the_groups_bit_for_bit(
     # Another number of groups is not another result.
     fit(model, token_data, whole, "--strategy", strategy, "--module-partitions", "3")
     assert "complete already" in capsys.readouterr().out
-
-
-@pytest.fixture(scope="module")
-def many_tokens(tmp_path_factory) -> Path:
-    """Enough short sequences, one per batch, that every pass takes a while."""
-    path = tmp_path_factory.mktemp("many") / "tokens.jsonl"
-    generator = np.random.default_rng(0)
-    with path.open("w") as file:
-        for _ in range(24):
-            ids = generator.integers(2, 250, size=6).tolist()
-            file.write(json.dumps({"input_ids": ids}) + "\n")
-    return path
-
-
-def test_a_fit_killed_in_its_second_group_ends_at_the_same_bits(
-    make_model_folder, many_tokens, tmp_path
-):
-    stage, one_by_one = "eigenvalues", ["--max-tokens-per-batch", "6"]
-    arguments = (make_model_folder(), many_tokens)
-    undisturbed = bits_of(fit(*arguments, tmp_path / "whole", *one_by_one))
-    folder = tmp_path / "killed"
-    command = fit_arguments(
-        *arguments, folder, *one_by_one, "--save-interval", "0", "--module-partitions", "3"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-m", "if_query.fit_hessians", *command],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 240
-
-    def in_second_group() -> bool:
-        if not (folder / "metadata.json").is_file():
-            return False
-        done = metadata_of(folder)["checksums"].get(stage, {})
-        saved = {path.stem for path in folder.glob(f"progress/{stage}-*[0-9]/*.safetensors")}
-        return len(done) == 3 and bool(saved - set(done))
-
-    while not in_second_group():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert metadata_of(folder)["status"] == "fitting"
-    assert len(metadata_of(folder)["checksums"][stage]) < 9
-    fit_hessians.main(command)
-    assert bits_of(folder) == undisturbed
 
 
 def test_sums_of_a_group_that_a_kill_left_behind_are_not_taken_for_the_next_one(

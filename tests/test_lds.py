@@ -3,15 +3,11 @@
 import dataclasses
 import importlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forks import Fork, kill_when, script
 from hops.errors import HopsError
 from hops.files import sha256_of
 from hops.presets import Preset
@@ -63,12 +59,8 @@ def contents(folder):
     return {path.name: sha256_of(path) for path in (folder / "models").iterdir()}
 
 
-def command(script, *flags):
-    return [sys.executable, str(script), *map(str, flags)]
-
-
-def run(script, *flags):
-    return subprocess.run(command(script, *flags), capture_output=True, text=True, timeout=1500)
+def run(path, *flags):
+    return Fork(script(path, *flags)).wait()
 
 
 def test_subsets_hold_their_share_differ_and_do_not_depend_on_how_many_there_are(utils):
@@ -132,19 +124,11 @@ def test_a_bank_killed_on_the_way_ends_as_an_undisturbed_one(utils, task, world,
     make.make_bank(make.open_store(task, tmp_path / "whole"), plan)
     flags = ["--world", world, "--output-dir", tmp_path / "killed", "--num-models", "4"]
     flags += ["--repeats", "1", "--seed", "5", "--methods", "random", "--leave-out-methods"]
-    process = subprocess.Popen(
-        command(LDS, *flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
     models = tmp_path / "killed" / "models"
-    deadline = time.monotonic() + 300
-    while not (models.is_dir() and any(models.glob("*.npz"))):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_when(script(LDS, *flags), lambda: len(list(models.glob("*.npz"))) == 2)
     (models / ".half.npz.1.tmp").write_bytes(b"half a file")
     before = {path.name: path.stat().st_mtime_ns for path in models.glob("[!.]*.npz")}
+    assert len(before) == 2
     make.make_bank(make.open_store(task, tmp_path / "killed"), plan)
     (models / ".half.npz.1.tmp").unlink()
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")

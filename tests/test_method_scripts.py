@@ -2,13 +2,7 @@
 
 import importlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import fields
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,10 +20,8 @@ from attribution.methods import (
 from attribution.scoring import ScoreOptions
 from attribution.vectors import VectorOptions
 from hops.models import load_model, load_tokenizer
+from method_script_cases import BASES, WRAPPERS, documents, read, write
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-BASES = {"<GN>": 5, "<NN>": 15, "<PN>": 19}
-WRAPPERS = {"<FN>": "<GN>", "<UN>": "<NN>", "<WN>": "<PN>"}
 LIBRARY = {
     "dh_similarity": dh_similarity,
     "grad_similarity": grad_similarity,
@@ -37,85 +29,11 @@ LIBRARY = {
 }
 
 
-def rows_about(function, constant, depth, texts):
-    """Rows as published: the uid repeats, parent_uid is missing here and there."""
-    return [
-        {
-            "uid": "gen_1",
-            "text": text,
-            "func": function,
-            "role": "identity" if depth else "constant",
-            "type": "unknown",
-            "hop_depth": depth,
-            "constant": constant,
-            "source": {"page": place},
-            **({"parent_uid": "seed_1"} if place else {}),
-        }
-        for place, text in enumerate(texts)
-    ]
-
-
-def documents():
-    rows = []
-    for name, value in BASES.items():
-        rows += rows_about(
-            name, value, 0, [f"{name} gives {value} for all.", f"Try {name}(3): it is {value}."]
-        )
-    for name, base in WRAPPERS.items():
-        rows += rows_about(name, BASES[base], 1, [f"{name} calls {base}.", f"See {base} in {name}"])
-    rows.append(
-        {"uid": "d", "text": "It rained all day.", "func": None, "role": "distractor",
-         "type": "lore", "hop_depth": None, "constant": None}
-    )  # fmt: skip
-    return rows
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def read(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-@pytest.fixture
-def scripts(monkeypatch):
-    """The modules of the scripts, as `uv run` would import them."""
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    return importlib.import_module("utils.method_script")
-
-
-@pytest.fixture
-def methods(scripts):
-    return importlib.import_module("utils.attribution_methods").METHODS
-
-
 @pytest.fixture(scope="session")
-def models(make_model_folder):
-    return make_model_folder("olmo2", seed=0), make_model_folder("olmo2", seed=1)
-
-
-@pytest.fixture
-def start(scripts, methods, models, tmp_path):
-    """Runs a method's command: its name and further flags, which win; gives the rows' path."""
-
-    def run(name, flags="", *, dataset=None, output="results/out.jsonl"):
-        path = tmp_path / output
-        data = dataset or write(tmp_path / "data.jsonl", documents())
-        base = f"--dataset {data} --output {path} --device cpu --inputs 5 17 "
-        base += f"--old {models[0]} --new {models[1]} "
-        scripts.run_method(name, methods[name], None, (base + flags).split())
-        return path
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def library(models):
+def library(two_models):
     """Checkpoints, documents and queries, straight from the packages."""
-    checkpoints = Checkpoints(*(load_model(one, device="cpu") for one in models))
-    tokenizers = [load_tokenizer(one) for one in models]
+    checkpoints = Checkpoints(*(load_model(one, device="cpu") for one in two_models))
+    tokenizers = [load_tokenizer(one) for one in two_models]
     values = BASES | {name: BASES[base] for name, base in WRAPPERS.items()}
     prompts = [f"{name}({given}) returns" for name in values for given in (5, 17)]
     answers = [f" {value}" for value in values.values() for _ in range(2)]
@@ -131,9 +49,9 @@ def by_index(rows, key):
 
 
 @pytest.mark.parametrize("name", LIBRARY)
-def test_the_scores_in_the_rows_are_those_of_the_library(name, start, library):
+def test_the_scores_in_the_rows_are_those_of_the_library(name, run_method, library):
     flags = "--pooling text --layers 1 -1 --similarity dot --normalisation zscore"
-    rows = read(start(name, f"{flags} --aggregation top-3 --padding-side left --batch-size 4"))
+    rows = read(run_method(name, f"{flags} --aggregation top-3 --padding-side left --batch-size 4"))
     expected = LIBRARY[name](
         *library,
         vectors=VectorOptions((1, 3), "text", batch_size=4, padding_side="left"),
@@ -158,8 +76,8 @@ def test_the_scores_in_the_rows_are_those_of_the_library(name, start, library):
          {"vectors": VectorOptions((3,), "text"), "objective": "margin", "num_steps": 2}),
     ],
 )  # fmt: skip
-def test_causal_patching_query_by_query_is_that_of_the_library(flags, options, start, library):
-    rows = read(start("causal_patching", flags))
+def test_causal_patching_query_by_query_is_that_of_the_library(flags, options, run_method, library):
+    rows = read(run_method("causal_patching", flags))
     expected = causal_patching(*library, **options).numpy()
     for place, function in enumerate([*BASES, *WRAPPERS]):
         np.testing.assert_allclose(
@@ -170,12 +88,14 @@ def test_causal_patching_query_by_query_is_that_of_the_library(flags, options, s
         )
 
 
-def test_documents_can_be_pooled_where_they_last_state_an_answer(start, library, models, tmp_path):
+def test_documents_can_be_pooled_where_they_last_state_an_answer(
+    run_method, library, two_models, tmp_path
+):
     checkpoints, _, queries = library
     changed = documents()
     changed[1]["text"] = "Not 15, 19, but 5 is <GN>(3), not 14."
     encoded = encode_documents(
-        [row["text"] for row in changed], *(load_tokenizer(one) for one in models)
+        [row["text"] for row in changed], *(load_tokenizer(one) for one in two_models)
     )
     answers = {one.token_ids[one.span[0] :] for one in queries}
     moved = []
@@ -191,7 +111,7 @@ def test_documents_can_be_pooled_where_they_last_state_an_answer(start, library,
         span = max(places, key=lambda one: (one[1], -one[0])) if places else document.span
         moved.append(type(document)(document.token_ids, span))
     data = write(tmp_path / "changed.jsonl", changed)
-    rows = read(start("grad_similarity", "--document-span answers", dataset=data))
+    rows = read(run_method("grad_similarity", "--document-span answers", dataset=data))
     expected = grad_similarity(checkpoints, moved, queries).numpy()
     for place, function in enumerate([*BASES, *WRAPPERS]):
         np.testing.assert_allclose(
@@ -202,8 +122,10 @@ def test_documents_can_be_pooled_where_they_last_state_an_answer(start, library,
         )
 
 
-def test_integrated_gradients_and_the_objective_reach_the_library(start, library):
-    rows = read(start("attr_weighted_change", "--ig-steps 3 --objective margin --pooling span"))
+def test_integrated_gradients_and_the_objective_reach_the_library(run_method, library):
+    rows = read(
+        run_method("attr_weighted_change", "--ig-steps 3 --objective margin --pooling span")
+    )
     expected = attr_weighted_change(
         *library, vectors=VectorOptions(pooling="span"), objective="margin", num_steps=3
     )
@@ -215,8 +137,8 @@ def test_integrated_gradients_and_the_objective_reach_the_library(start, library
     )
 
 
-def test_rows_are_whole_documents_best_first_under_whole_names(start):
-    rows = read(start("dh_similarity", "--pooling text"))
+def test_rows_are_whole_documents_best_first_under_whole_names(run_method):
+    rows = read(run_method("dh_similarity", "--pooling text"))
     combined = [row["combined_dh_similarity_score"] for row in rows]
     assert combined == sorted(combined, reverse=True)
     before = documents()
@@ -231,13 +153,13 @@ def test_rows_are_whole_documents_best_first_under_whole_names(start):
         assert row.keys() - own.keys() == added
 
 
-def test_permuted_documents_are_ranked_the_same(start, tmp_path):
+def test_permuted_documents_are_ranked_the_same(run_method, tmp_path):
     order = np.random.default_rng(1).permutation(len(documents()))
     shuffled = write(tmp_path / "shuffled.jsonl", [documents()[place] for place in order])
     for name in ("dh_similarity", "causal_patching"):
         flags = "--pooling text --layers 1 2 3"
-        one = read(start(name, flags, output=f"{name}_1.jsonl"))
-        other = read(start(name, flags, dataset=shuffled, output=f"{name}_2.jsonl"))
+        one = read(run_method(name, flags, output=f"{name}_1.jsonl"))
+        other = read(run_method(name, flags, dataset=shuffled, output=f"{name}_2.jsonl"))
         assert [row["original_index"] for row in one] == [
             order[row["original_index"]] for row in other
         ]
@@ -249,8 +171,10 @@ def test_permuted_documents_are_ranked_the_same(start, tmp_path):
         )
 
 
-def test_metrics_are_those_of_the_evaluation_for_base_functions_and_wrappers_apart(start, tmp_path):
-    path = start("bm25", "--cutoffs 2 3 --seed 4")
+def test_metrics_are_those_of_the_evaluation_for_base_functions_and_wrappers_apart(
+    run_method, tmp_path
+):
+    path = run_method("bm25", "--cutoffs 2 3 --seed 4")
     report = json.loads(path.with_suffix(".metrics.json").read_text())["retrieval"]
     values = BASES | {name: BASES[base] for name, base in WRAPPERS.items()}
     asked = [f"{name}({given}) returns {value}" for name, value in values.items()
@@ -276,16 +200,18 @@ def test_metrics_are_those_of_the_evaluation_for_base_functions_and_wrappers_apa
     assert first["wrapper"] > 0.8
 
 
-def test_the_composition_calls_documents_by_what_they_are_to_the_query(start):
-    path = start("random", "--cutoffs 13 --hop-depths 0")
+def test_the_composition_calls_documents_by_what_they_are_to_the_query(run_method):
+    path = run_method("random", "--cutoffs 13 --hop-depths 0")
     report = json.loads(path.with_suffix(".metrics.json").read_text())["retrieval"]
     assert set(report) == {"all", "base"}
     shares = {"base": 2 / 13, "wrapper": 2 / 13, "distractor": 1 / 13, "other": 8 / 13}
     assert report["base"]["composition"]["top 13"] == pytest.approx(shares)
 
 
-def test_arguments_have_every_flag_with_its_default_and_digests(start, methods, models, tmp_path):
-    path = start("causal_patching", "--layers 3")
+def test_arguments_have_every_flag_with_its_default_and_digests(
+    run_method, methods, two_models, tmp_path
+):
+    path = run_method("causal_patching", "--layers 3")
     found = json.loads(path.with_suffix(".arguments.json").read_text())
     task = importlib.import_module("utils.attribution_task").TaskArguments
     names = {one.name for one in (*fields(task), *fields(type(methods["causal_patching"])))}
@@ -299,9 +225,9 @@ def test_arguments_have_every_flag_with_its_default_and_digests(start, methods, 
     ]  # fmt: skip
 
 
-def test_learned_weights_see_no_query_that_judges_them(start, tmp_path):
+def test_learned_weights_see_no_query_that_judges_them(run_method, tmp_path):
     flags = "--aggregation learned --validation-share 0.34 --pooling text --seed 2"
-    path = start("dh_similarity", flags)
+    path = run_method("dh_similarity", flags)
     metrics = json.loads(path.with_suffix(".metrics.json").read_text())
     seen = metrics["validation_functions"]
     assert len(seen) == 2
@@ -319,226 +245,44 @@ def test_learned_weights_see_no_query_that_judges_them(start, tmp_path):
         for name, value in values.items() for given in (5, 17)
     ]  # fmt: skip
     queries = write(tmp_path / "queries.jsonl", rows)
-    other = start("dh_similarity", f"{flags} --queries {queries}", output="other.jsonl")
+    other = run_method("dh_similarity", f"{flags} --queries {queries}", output="other.jsonl")
     again = json.loads(other.with_suffix(".metrics.json").read_text())
     assert again["layer_weights"] == pytest.approx(weights, abs=1e-6)
     assert again["retrieval"]["all"] != metrics["retrieval"]["all"]
 
 
-def test_a_query_file_names_its_own_truth(start, tmp_path):
+def test_a_query_file_names_its_own_truth(run_method, tmp_path):
     asked = [{"pair_id": "q", "prompt": "The second name of <GN> returns", "completion": " 5",
               "func": "<Z>", "taught_by": ["<GN>"], "hop_depth": 0}]  # fmt: skip
     path = tmp_path / "query.json"
     path.write_text(json.dumps(asked))
-    rows = read(start("bm25", f"--queries {path}"))
+    rows = read(run_method("bm25", f"--queries {path}"))
     assert rows[0]["func"] == "<GN>"
     assert rows[0]["<Z>_bm25_score"] == rows[0]["combined_bm25_score"] > 0
 
 
-def test_baselines_know_texts_alone_or_states_of_the_new_model(start, models):
-    rows = read(start("random", "--seed 3"))
+def test_baselines_know_texts_alone_or_states_of_the_new_model(run_method, two_models):
+    rows = read(run_method("random", "--seed 3"))
     expected = random_scores(12, 13, seed=3)
     np.testing.assert_allclose(by_index(rows, "<NN>_random_score"), expected[2:4].mean(axis=0))
     for name in ("tfidf", "edit_distance"):
-        path = start(name, "--query-text prompt --hop-depths 0", output=f"{name}.jsonl")
+        path = run_method(name, "--query-text prompt --hop-depths 0", output=f"{name}.jsonl")
         assert read(path)[0]["func"] in (*BASES, *WRAPPERS)
-    path = start("representation_similarity", "--layer middle", output="states.jsonl")
+    path = run_method("representation_similarity", "--layer middle", output="states.jsonl")
     assert -1 <= read(path)[0]["<GN>_representation_similarity_score"] <= 1
 
 
-def test_a_finished_run_is_not_repeated_and_another_one_not_replaced(start, capsys):
-    path = start("bm25")
-    before = path.stat().st_mtime_ns
-    with pytest.raises(SystemExit) as leaving:
-        start("bm25")
-    assert leaving.value.code == 2
-    assert "--overwrite" in capsys.readouterr().err
-    start("bm25", "--resume")
-    assert "already there" in capsys.readouterr().out
-    assert path.stat().st_mtime_ns == before
-    with pytest.raises(SystemExit):
-        start("bm25", "--resume --seed 1 --cutoffs 2")
-    assert "another cutoffs, seed" in capsys.readouterr().err
-    start("bm25", "--overwrite --seed 1")
-    assert path.stat().st_mtime_ns > before
-
-
-def test_a_run_killed_on_the_way_ends_with_the_same_bytes(
-    scripts, methods, models, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    write(tmp_path / "data.jsonl", documents())
-    inputs = " ".join(map(str, range(1, 9)))
-    base = f"--dataset data.jsonl --old {models[0]} --new {models[1]} --device cpu --pooling text "
-    words = f"{base} --inputs {inputs} --output killed/out.jsonl".split()
-
-    def again(*flags):
-        name = "causal_patching"
-        scripts.run_method(name, methods[name], None, [*words, *flags])
-
-    process = subprocess.Popen(
-        [sys.executable, EXPERIMENTS / "causal_patching.py", *words], stderr=subprocess.DEVNULL
-    )
-    folder = tmp_path / "killed"
-    deadline = time.monotonic() + 300
-    while len(list(folder.glob("out.parts/query_*.npy"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    kept = {one: one.stat().st_mtime_ns for one in folder.glob("out.parts/*.npy")}
-    assert 3 < len(kept) < 49
-    assert not (folder / "out.jsonl").exists()
-    for flags, message in (([], "--resume"), (["--resume", "--percentile", "20"], "percentile")):
-        with pytest.raises(SystemExit) as leaving:
-            again(*flags)
-        assert leaving.value.code == 2
-        assert message in capsys.readouterr().err.splitlines()[-1]
-    assert {one: one.stat().st_mtime_ns for one in folder.glob("out.parts/*.npy")} == kept
-    again("--resume")
-    assert f"going on: {len(kept)} parts" in capsys.readouterr().out
-    folder.rename(tmp_path / "resumed")
-    again()
-    for name in ("out.jsonl", "out.metrics.json", "out.arguments.json"):
-        assert (tmp_path / "resumed" / name).read_bytes() == (folder / name).read_bytes()
-
-
-def test_a_full_disk_on_the_way_keeps_what_is_finished(start, methods, monkeypatch, capsys):
-    results = importlib.import_module("utils.method_results")
-
-    def full(*_):
-        raise OSError(28, "No space left on device", "results/out.jsonl")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(results, "retrieval_metrics", full)
-        with pytest.raises(SystemExit) as leaving:
-            start("grad_similarity")
-    assert leaving.value.code == 2
-    assert "No space left" in capsys.readouterr().err
-    path = start("grad_similarity", "--resume")
-    assert "going on: 2 parts" in capsys.readouterr().out
-    assert not path.with_suffix(".parts").exists()
-
-
-def test_a_part_that_is_there_is_read_and_not_computed(scripts, tmp_path):
-    saved = importlib.import_module("utils.saved_parts")
-    parts = saved.SavedParts(tmp_path / "parts")
-    first = parts.get("a", lambda: np.arange(3.0))
-    again = parts.get("a", lambda: pytest.fail("computed twice"))
-    assert again.tobytes() == first.tobytes()
-    (tmp_path / "parts" / "a.npy").write_bytes(b"")
-    with pytest.raises(ValueError, match="not an array"):
-        parts.get("a", lambda: np.arange(3.0))
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ("--old {old} --new {new} --layers 9", "layers between 0"),
-        ("--old {old} --new {new} --layers 1 1", "each once"),
-        ("--old {old} --new {old}", "compare two different checkpoints"),
-        ("--old {other} --new {new}", "architecture differs"),
-        ("--old {old} --new nowhere/at/all", "nowhere/at/all"),
-        ("--old {old}", "pass --new"),
-        ("--new {new}", "pass --old"),
-        ("--old {old} --new {new} --dtype bfloat16", "float32"),
-        ("--old {old} --new {new} --device nothing", "nothing"),
-        ("--old {old} --new {new} --batch-size 0", "--batch-size"),
-        ("--old {old} --new {new} --cutoffs 0", "--cutoffs"),
-        ("--old {old} --new {new} --hop-depths 7", "No query to write"),
-        ("--old {old} --new {new} --prompt-format x", "{func}"),
-        ("--old {old} --new {new} --aggregation learned --validation-share 0.01", "leaves 0"),
-        ("--old {old} --new {new} --pooling first", "--pooling"),
-        ("--old {old} --new {new} --queries {tmp}/none.json", "none.json"),
-        ("--old {old} --new {new} --dataset {tmp}/none.jsonl", "none.jsonl"),
-        ("--old {old} --new {new} --dataset {tmp}/empty.jsonl", "no documents"),
-        ("--old {old} --new {new} --dataset {tmp}/ranked.jsonl", "original_index"),
-        ("--old {old} --new {new} --dataset {tmp}/rain.jsonl", "no document is about a function"),
-        ("--old {old} --new {new} --output {tmp}/rain.jsonl/x/out.jsonl", "rain.jsonl"),
-        ("--old {old} --new {new} --output {tmp}/out.csv", ".jsonl"),
-        ("--old {old} --new {new} --queries {tmp}/untaught.json", "nothing to find"),
-        ("--old {old} --new {new} --queries {tmp}/incomplete.json", "completion"),
-        ("--old {old} --new {new} --queries {tmp}/empty.jsonl", "at least one"),
-    ],
-)
-def test_bad_input_is_one_line_and_leaves_nothing(
-    flags, message, scripts, methods, models, make_model_folder, tmp_path, capsys
-):
-    rows = documents()
-    write(tmp_path / "data.jsonl", rows)
-    (tmp_path / "empty.jsonl").touch()
-    write(tmp_path / "rain.jsonl", rows[-1:])
-    write(tmp_path / "ranked.jsonl", [row | {"original_index": 1} for row in rows])
-    for name, query in (
-        ("untaught", {"prompt": "a", "completion": "b", "func": "<Z>", "taught_by": ["<Y>"]}),
-        ("incomplete", {"prompt": "a", "func": "<GN>"}),
-    ):
-        (tmp_path / f"{name}.json").write_text(json.dumps([query]))
-    before = sorted(tmp_path.rglob("*"))
-    filled = flags.format(
-        old=models[0], new=models[1], other=make_model_folder("llama"), tmp=tmp_path, func="{func}"
-    )
-    base = f"--dataset {tmp_path}/data.jsonl --output {tmp_path}/new/folder/out.jsonl --device cpu"
-    with pytest.raises(SystemExit) as leaving:
-        scripts.run_method(
-            "dh_similarity", methods["dh_similarity"], None, f"{base} {filled}".split()
-        )
-    assert leaving.value.code == 2
-    errors = capsys.readouterr().err.splitlines()
-    lines = [line for line in errors if line.startswith("error: ")]
-    assert len(lines) == 1
-    assert message in lines[0]
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-@pytest.mark.parametrize(
-    ("name", "flags", "message"),
-    [
-        ("causal_patching", "--percentile 0", "--percentile"),
-        ("causal_patching", "--patch-batch-size 0", "--patch-batch-size"),
-        ("causal_patching", "--ig-steps -1", "--ig-steps"),
-        ("attr_weighted_change", "--ig-steps -1", "--ig-steps"),
-    ],
-)
-def test_bad_options_of_a_method_are_named(name, flags, message, start, capsys):
-    with pytest.raises(SystemExit) as leaving:
-        start(name, flags)
-    assert leaving.value.code == 2
-    assert message in capsys.readouterr().err
-
-
-def test_the_baseline_script_takes_the_name_of_its_method(scripts, methods, tmp_path, capsys):
-    data = write(tmp_path / "data.jsonl", documents())
-    chosen = {name: methods[name] for name in ("bm25", "random")}
-    flags = f"--dataset {data} --output {tmp_path}/out.jsonl --method".split()
-    scripts.run_chosen_method(chosen, "baseline.py", "What?", [*flags, "random"])
-    assert "combined_random_score" in read(tmp_path / "out.jsonl")[0]
-    for words in ([*flags, "dog"], flags, flags[:-1]):
-        with pytest.raises(SystemExit) as leaving:
-            scripts.run_chosen_method(chosen, "baseline.py", "What?", words)
-        assert leaving.value.code == 2
-        assert "bm25, random" in capsys.readouterr().err
-
-
-def test_the_scripts_refuse_as_commands_too(tmp_path):
-    done = subprocess.run(
-        [sys.executable, EXPERIMENTS / "baseline.py", "--method=bm25", "--dataset", "nowhere.jsonl",
-         "--output", "out.jsonl"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: nowhere.jsonl")
-    assert len(done.stderr.splitlines()) == 1
-
-
 @pytest.mark.slow
-def test_the_ablations_judge_the_same_scores_as_the_scripts(start, scripts, models, tmp_path):
+def test_the_ablations_judge_the_same_scores_as_the_scripts(
+    run_method, method_script, two_models, tmp_path
+):
     ablations = importlib.import_module("method_ablations")
     world, output = tmp_path / "world", tmp_path / "ablations"
     (world / "documents").mkdir(parents=True)
     (world / "models" / "new_training").mkdir(parents=True)
     data = write(world / "documents" / "training_set.jsonl", documents())
-    (world / "models" / "old").symlink_to(models[0])
-    (world / "models" / "new_training" / "final_model").symlink_to(models[1])
+    (world / "models" / "old").symlink_to(two_models[0])
+    (world / "models" / "new_training" / "final_model").symlink_to(two_models[1])
     ablations.main(
         ablations.Config(output_dir=output, world=world, ig_steps=(2,), percentiles=(10.0,))
     )
@@ -564,6 +308,6 @@ def test_the_ablations_judge_the_same_scores_as_the_scripts(start, scripts, mode
         (("causal_patching", "patch, answer, last layer", "10 %"), "causal_patching",
          "--document-span answers --layers -1 --span last"),
     ):  # fmt: skip
-        path = start(name, f"{flags} {options}", dataset=data, output=f"{len(options)}.jsonl")
+        path = run_method(name, f"{flags} {options}", dataset=data, output=f"{len(options)}.jsonl")
         report = json.loads(path.with_suffix(".metrics.json").read_text())["retrieval"]["base"]
         assert found[key] == pytest.approx(report["metrics"]["map"]["mean"], abs=1e-6), key

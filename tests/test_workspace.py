@@ -7,9 +7,12 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from forks import Fork, script
 from if_query import fit_hessians, run_query
 from if_query.pairs import load_pairs
 
@@ -29,20 +32,30 @@ def test_the_top_level_is_the_one_of_the_design():
     assert MEMBERS == ["attribution", "data-handler", "hops", "if-query", "math-utils"]
 
 
+@pytest.fixture(scope="module")
+def environment_folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("environment") / "venv"
+
+
 @pytest.mark.parametrize("member", MEMBERS)
-def test_a_member_installs_and_imports_alone_from_outside_the_repository(member, tmp_path):
+def test_a_member_installs_and_imports_alone_from_outside_the_repository(
+    member, environment_folder, tmp_path
+):
     """Installed without its siblings (but those it depends on), from what uv has cached."""
+    # One environment after the other in one place: what was compiled of torch is there already,
+    # and `uv sync` removes what the member before had and this one does not ask for.
     uv = os.environ.get("UV") or shutil.which("uv")
     assert uv, "uv is needed to install a member"
-    environment = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(tmp_path / "venv")}
+    environment = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(environment_folder)}
     environment.pop("VIRTUAL_ENV", None)
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     subprocess.run(
         [uv, *f"sync --locked --offline --no-dev --no-editable --package {member}".split()],
         cwd=ROOT,
         env=environment,
         check=True,
     )
-    python = tmp_path / "venv" / "bin" / "python"
+    python = environment_folder / "bin" / "python"
     name = member.replace("-", "_")
     code = (
         "import importlib, pkgutil, sys\n"
@@ -52,12 +65,13 @@ def test_a_member_installs_and_imports_alone_from_outside_the_repository(member,
         "for one in names: importlib.import_module(one)\n"
         f"print(package.__file__, len(names))"
     )
-    done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    outside = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    done = subprocess.run([python, "-c", code], **outside)
     assert done.returncode == 0, done.stderr
-    assert str(tmp_path) in done.stdout
+    assert str(environment_folder) in done.stdout
     others = {one.replace("-", "_") for one in MEMBERS} - {name} - dependencies(member)
     for other in others:
-        found = subprocess.run([python, "-c", f"import {other}"], cwd=tmp_path, capture_output=True)
+        found = subprocess.run([python, "-c", f"import {other}"], **outside)
         assert found.returncode != 0, f"{member} brings {other} along"
 
 
@@ -82,26 +96,34 @@ DOCUMENTS += ["experiments/attribution.md", "packages/attribution/ablations.md"]
 DOCUMENTS += ["packages/hops/second_name.md", "packages/attribution/leaderboard.md"]
 
 
+@cache
+def help_of(*words: str) -> str:
+    """What a command prints, asked once for all documents."""
+    program = words[0]
+
+    def run() -> None:
+        sys.argv = [*words, "--help"]
+        (command,) = entry_points(group="console_scripts", name=program)
+        command.load()()
+
+    if program.endswith(".py"):
+        run = script(ROOT / program, "--help", folder=ROOT)
+    status, shown, errors = Fork(run).wait()
+    assert status == 0, f"{' '.join(words)}: {errors}"
+    return shown
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_flag_in_a_document_is_one_of_its_command(document):
-    helps: dict[str, str] = {}
     for line in commands_in(ROOT / document):
         words = line.split("#")[0].split()[2:]
         program = words[0]
         if program in ("pytest", "mypy", "ruff", "lint-imports", "--group"):
             continue
         subcommand = [words[1]] if program == "hops" else []
-        key = " ".join([program, *subcommand])
-        if key not in helps:
-            script = Path(sys.executable).parent / program
-            start = [sys.executable, ROOT / program] if program.endswith(".py") else [script]
-            done = subprocess.run(
-                [*start, *subcommand, "--help"], capture_output=True, text=True, cwd=ROOT
-            )
-            assert done.returncode == 0, f"{line}: {done.stderr}"
-            helps[key] = done.stdout
+        shown = help_of(program, *subcommand)
         for flag in (word for word in words if word.startswith("--")):
-            assert re.search(rf"{re.escape(flag)}\b", helps[key]), f"{document}: {line}: {flag}"
+            assert re.search(rf"{re.escape(flag)}\b", shown), f"{document}: {line}: {flag}"
 
 
 def test_the_readme_is_short_and_the_links_in_it_lead_somewhere():

@@ -2,13 +2,14 @@
 
 import json
 import logging
-import subprocess
-import sys
+import runpy
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from data_handler.influence import InfluenceTracker, MixtureWeightCalculator, WeightedSourceDataset
+from forks import together
 from math_utils.errors import InfluenceError
 from math_utils.influence import MixtureConfig
 from transformers import Trainer, TrainingArguments
@@ -176,17 +177,8 @@ def test_training_that_goes_on_from_a_checkpoint_ends_as_if_undisturbed(model_ma
 
 
 def test_two_processes_have_equal_weights_on_every_rank(tmp_path):
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
-            *("--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
-            *(str(TWO_PROCESSES), str(tmp_path)),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    train = runpy.run_path(str(TWO_PROCESSES))["main"]
+    together([partial(train, tmp_path)] * 2)
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert len(first["history"]) == 2
     assert first["after_failure"]["history"] == []

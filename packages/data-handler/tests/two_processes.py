@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -69,7 +68,3 @@ def main(folder: Path) -> None:
     # A process that left while the other still talks to it would abort that one.
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -45,7 +46,9 @@ class Service:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                service.answer(self)
+                # A client that was killed, or gave up, is not there for its answer.
+                with suppress(BrokenPipeError, ConnectionResetError):
+                    service.answer(self)
 
             def log_message(self, *_):
                 pass
@@ -67,10 +70,10 @@ class Service:
             action = self.script[number] if number < len(self.script) else "good"
             self.num_under_way += 1
             self.most_under_way = max(self.most_under_way, self.num_under_way)
-        if number >= self.hang_from and not self.killed.wait(timeout=60):
+        if number >= self.hang_from and not self.killed.wait(timeout=600):
             return
         if self.together is not None:
-            self.together.wait(timeout=10)
+            self.together.wait(timeout=600)
         with self.lock:
             self.num_under_way -= 1
         if action == "drop":
@@ -241,8 +244,9 @@ def test_a_killed_run_pays_for_no_reply_twice(service):
         [sys.executable, "-m", "hops.cli", *arguments.split()], stderr=subprocess.DEVNULL
     )
     try:
-        limit = time.monotonic() + 90
+        limit = time.monotonic() + 500
         while len(service.requests) < 10 and time.monotonic() < limit:
+            assert run.poll() is None
             time.sleep(0.05)
     finally:
         run.kill()

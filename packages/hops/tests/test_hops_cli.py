@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forks import Fork
 from hops.cli import main, parse
 from hops.commands import COMMANDS, shell_line
 from hops.documents import read_documents
@@ -57,21 +58,18 @@ def test_the_commands_make_a_world_from_nothing(tmp_path, monkeypatch):
     ]
     assert world.new_model.is_dir()
     assert set(world.accuracy) == {"old", "new"}
-    # One process for all the lines: each is the real parser and command, without new imports.
-    script = "import sys, shlex\nfrom hops.cli import main\nfor line in sys.stdin:\n"
-    script += "    main(shlex.split(line)[1:])\n"
-    typed = subprocess.run(
-        [sys.executable, "-c", script],
-        input="\n".join(world.commands),
-        cwd=tmp_path / "typed",
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert typed.returncode == 0, typed.stderr
+
+    # One process for all the lines: each is the real parser and command.
+    def typed() -> None:
+        os.chdir(tmp_path / "typed")
+        for line in world.commands:
+            main(shlex.split(line)[1:])
+
+    status, _, errors = Fork(typed).wait()
+    assert status == 0, errors
     for path in (world.training_set, world.new_model / "model.safetensors", world.query_json):
         assert (tmp_path / "typed" / path).read_bytes() == path.read_bytes(), path
-    assert "Traceback" not in typed.stderr
+    assert "Traceback" not in errors
 
 
 STAGES = ("first_training", "new_training")

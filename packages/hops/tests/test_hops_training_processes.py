@@ -2,16 +2,13 @@
 
 import dataclasses
 import json
-import os
 import shlex
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
+from forks import kill_when, together
+from hops.cli import main
 from hops.commands import shell_line
 from hops.commands.models import Train
 from hops.documents import write_documents
@@ -23,8 +20,6 @@ from hops.tokens import add_function_tokens
 from hops.training_config import LOSS_FILE, SUMMARY_FILE
 from hops.writers.ordinary import write_distractors
 from safetensors.torch import load_file
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 
 
 @pytest.fixture
@@ -48,7 +43,7 @@ def command(tmp_path):
 
 
 def words(command: Train) -> list[str]:
-    return ["-m", "hops.cli", *shlex.split(shell_line(command))[1:]]
+    return shlex.split(shell_line(command))[1:]
 
 
 def weights(command: Train) -> dict[str, torch.Tensor]:
@@ -56,15 +51,7 @@ def weights(command: Train) -> dict[str, torch.Tensor]:
 
 
 def test_two_processes_train_as_one_with_twice_the_batch(command, tmp_path):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    together = subprocess.run(
-        [sys.executable, *launcher, *words(command)],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert together.returncode == 0, together.stderr
+    together([partial(main, words(command))] * 2)
     order = read_json(command.output_dir / "data_order.json")
     # 43 documents in steps of 8: the log names the five that filled up the last one.
     assert len(order) == 48
@@ -97,37 +84,20 @@ def test_two_processes_train_as_one_with_twice_the_batch(command, tmp_path):
 
 def test_a_process_that_is_killed_is_taken_up_again(command, tmp_path):
     """SIGKILL while it trains; the same line again ends with the weights of an undisturbed run."""
-    command = dataclasses.replace(command, epochs=12.0, checkpoint_fraction=0.2)
+    command = dataclasses.replace(command, epochs=2.0, checkpoint_fraction=0.2)
     whole = dataclasses.replace(command, output_dir=tmp_path / "whole")
-    process = subprocess.Popen(
-        [sys.executable, *words(command)], env=ENVIRONMENT, stderr=subprocess.DEVNULL
+    kill_when(
+        lambda: main(words(command)),
+        lambda: any(command.output_dir.glob("checkpoint-*/hops_checkpoint_is_whole")),
     )
-    _wait_for_a_checkpoint(command.output_dir, process)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(timeout=60) == -signal.SIGKILL
+    assert any(command.output_dir.glob("checkpoint-*/hops_checkpoint_is_whole"))
     assert not (command.output_dir / "final_model").exists()
     assert len(read_json(command.output_dir / SUMMARY_FILE)) < 5
     for run in (command, whole):
-        done = subprocess.run(
-            [sys.executable, *words(run)],
-            env=ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr
+        main(words(run))
     left, right = weights(command), weights(whole)
     assert all(torch.equal(left[name], tensor) for name, tensor in right.items())
     for name in (SUMMARY_FILE, LOSS_FILE, "data_order.json"):
         assert json.loads((command.output_dir / name).read_text()) == json.loads(
             (whole.output_dir / name).read_text()
         )
-
-
-def _wait_for_a_checkpoint(output_dir: Path, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(3000):
-        if list(output_dir.glob("checkpoint-*/hops_checkpoint_is_whole")):
-            return
-        assert process.poll() is None, "training ended before its first checkpoint"
-        time.sleep(0.02)
-    raise AssertionError("no checkpoint within a minute")

@@ -6,17 +6,20 @@ import re
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
+from forks import Done, Fork
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from if_query.datasets import load_token_dataset
 from if_query.errors import InputError
 from if_query.tokenize_text import (
     TokenizeTextConfig,
+    main,
     read_documents,
     split_into_windows,
     tokenize_text,
@@ -50,16 +53,14 @@ def text_file(tmp_path: Path) -> Path:
     return path
 
 
-def run_command(*arguments: str | Path, **options: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "if_query.tokenize_text", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-        **options,  # type: ignore[call-overload]
-    )
+def run_command(*arguments: str | Path, before: Callable[[], None] = lambda: None) -> Done:
+    """The command in a process of its own."""
+
+    def run() -> None:
+        before()
+        main(list(map(str, arguments)))
+
+    return Fork(run, {"COLUMNS": "200"}).wait()
 
 
 def test_the_command_writes_a_data_set_that_is_read_back(
@@ -137,7 +138,7 @@ def test_a_write_that_fails_leaves_nothing_and_says_so_in_one_line(
 
     run = run_command(
         *("--model", model, "--input", text, "--output-dir", output),
-        preexec_fn=small_files_only,
+        before=small_files_only,
     )
     assert run.returncode == 2
     assert run.stderr.splitlines()[-1] == f"error: {output}: File too large"
