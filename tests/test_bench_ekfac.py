@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,7 @@ def test_a_sequence_follows_one_source_of_few_successors():
         fitting = [
             number
             for number, source in enumerate(sources.tolist())
-            if all(b in source[a] for a, b in zip(states[:-1], states[1:], strict=True))
+            if all(b in source[a] for a, b in pairwise(states))
         ]
         assert len(fitting) == 1
         used.add(fitting[0])

@@ -1,8 +1,6 @@
-"""The benchmark of growth as a command, at two tiny points per factor; and its exponents."""
+"""The benchmark of growth, at two tiny points per factor; and its exponents."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,12 +16,12 @@ def path_of_experiments():
         yield
 
 
-def test_every_factor_is_measured_fitted_and_drawn(tmp_path):
-    command = [sys.executable, str(EXPERIMENTS / "bench_scaling.py"), "--quick", "--repeats", "1"]
-    command += ["--threads", "1", "--device", "cpu", "--output-dir", str(tmp_path / "new")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    written = json.loads((tmp_path / "new" / "points.json").read_text())
+def test_every_factor_is_measured_fitted_and_drawn(tmp_path, capsys):
+    from bench_scaling import Config, main
+
+    folder = tmp_path / "new"
+    main(Config(quick=True, repeats=1, threads=1, device="cpu", output_dir=folder))
+    written = json.loads((folder / "points.json").read_text())
     factors = ["examples", "queries", "width", "layers", "length"]
     assert list(written["curves"]) == factors
     for curve in written["curves"].values():
@@ -36,10 +34,11 @@ def test_every_factor_is_measured_fitted_and_drawn(tmp_path):
     assert found["queries", "covariances"]["expected"] == pytest.approx(0)
     assert found["width", "eigendecompositions"]["expected"] == pytest.approx(3)
     assert found["layers", "eigendecompositions"]["expected"] == pytest.approx(1)
-    markdown = (tmp_path / "new" / "tables.md").read_text()
+    markdown = (folder / "tables.md").read_text()
     assert "examples 8" in markdown
+    assert "examples 8" in capsys.readouterr().out
     assert "| width | corrected eigenvalues |" in markdown
-    assert (tmp_path / "new" / "scaling.png").read_bytes()[:4] == b"\x89PNG"
+    assert (folder / "scaling.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_exponents_of_power_laws_are_their_powers_and_ranges_those_of_the_rounds():

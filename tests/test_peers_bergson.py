@@ -1,8 +1,8 @@
 """The benchmark's systems fit the same Fisher: ours, kronfluence's and bergson's, tiny and exact.
 
-bergson 2.5.1 leaves the last token of every sequence out of its covariances (``data.pad_and_tensor``,
-the collection mask), and divides what it sums by the positions that remain. With the same tokens
-left out of ours, all numbers agree; eigenvalues and scores see every token in both.
+bergson 2.5.1 leaves the last token of every sequence out of its covariances (the collection mask
+of ``data.pad_and_tensor``), and divides what it sums by the positions that remain. With the same
+tokens left out of ours, all numbers agree; eigenvalues and scores see every token in both.
 """
 
 from dataclasses import replace

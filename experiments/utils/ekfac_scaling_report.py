@@ -157,10 +157,11 @@ def draw_scaling(
                 linewidth=1.5,
                 label=f"{stage}: {one.measured:.2f} (expected {one.expected:.2f})",
             )
-        panel.set_xticks(values, [str(value) for value in values])
         _finish_panel(panel, f"{factor}: seconds", factor)
+        panel.set_xticks(values, [str(value) for value in values])
+    limits = [limit for panel in panels[: len(curves)] for limit in panel.get_ylim()]
     for panel in panels[: len(curves)]:
-        panel.sharey(panels[0])
+        panel.set_ylim(min(limits), max(limits))
     memory = panels[len(curves)]
     for (factor, curve), color, marker in zip(curves.items(), _COLORS, _MARKERS, strict=False):
         memory.plot(
@@ -184,11 +185,17 @@ def draw_scaling(
 
 
 def _finish_panel(panel: Any, title: str, label: str) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     panel.set_xscale("log")
     panel.set_yscale("log")
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
     panel.xaxis.minorticks_off()
     panel.set_title(title, fontsize=11)
     panel.set_xlabel(label)
     panel.grid(visible=True, which="major", alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    panel.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2))
