@@ -1,0 +1,151 @@
+"""EK-FAC by math_utils.curvature, for the benchmarks: exact, or with what changes a number."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from if_query.batching import make_batches
+from if_query.models import LanguageModelLoss, select_maps
+from math_utils.capture import frozen
+from math_utils.curvature import (
+    Covariances,
+    CovarianceSums,
+    CurvatureFactors,
+    Damping,
+    Eigenbasis,
+    EigenvalueSums,
+    assemble,
+    backward_pass,
+    collect_queries,
+    decompose,
+    score_batch,
+)
+from math_utils.language_modeling import TokenBatch
+from torch import Tensor
+from utils.ekfac_model import Config, build_model, collate_rows, device_of, make_sequences
+
+
+@dataclass(frozen=True)
+class Option:
+    """What changes a number; the defaults are the exact path.
+
+    Attributes:
+        name: for a person.
+        eigen_dtype: dtype of the eigendecompositions.
+        covariance_share: share of the examples, drawn at random, that the bases are fitted on;
+            eigenvalues are always fitted on all.
+        rank: of the preconditioned queries; None keeps all.
+        model_dtype: dtype of the model; statistics stay in float32.
+    """
+
+    name: str = "exact"
+    eigen_dtype: torch.dtype = torch.float64
+    covariance_share: float = 1.0
+    rank: int | None = None
+    model_dtype: torch.dtype = torch.float32
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """A model and token ids to run it on."""
+
+    model: Any
+    train: Sequence[Sequence[int]]
+    queries: Sequence[Sequence[int]]
+
+    @classmethod
+    def random(cls, config: Config) -> "Examples":
+        """Untrained weights and random tokens: what the cost of the stages is measured on."""
+        return cls(
+            build_model(config), make_sequences(config), make_sequences(config, queries=True)
+        )
+
+
+class Ours:
+    """The stages of math_utils.curvature, on batches made by if_query."""
+
+    def __init__(
+        self, config: Config, examples: Examples | None = None, option: Option | None = None
+    ) -> None:
+        """Build what the stages need.
+
+        Args:
+            config: sizes, budgets and the seed.
+            examples: the model and its data; random ones if None.
+            option: what to do otherwise than exactly.
+        """
+        examples = examples or Examples.random(config)
+        self._option = option or Option()
+        self._model = examples.model.to(self._option.model_dtype)
+        self._maps = select_maps(self._model).maps
+        self._sampled = LanguageModelLoss("sampled", seed=config.seed)
+        self._config = config
+        rows = list(range(len(examples.train)))
+        self._train, self._rows = self._plan(examples.train, rows)
+        self._queries, self._query_rows = self._plan(
+            examples.queries, list(range(len(examples.queries)))
+        )
+        share = self._option.covariance_share
+        self._for_bases = self._train
+        if share < 1:
+            generator = torch.Generator().manual_seed(config.seed)
+            order = torch.randperm(len(rows), generator=generator)
+            chosen = sorted(order[: max(1, round(share * len(rows)))].tolist())
+            self._for_bases, _ = self._plan(examples.train, chosen)
+        self._covariances: dict[str, Covariances]
+        self._bases: dict[str, Eigenbasis]
+        self._factors: CurvatureFactors
+
+    def _plan(
+        self, sequences: Sequence[Sequence[int]], rows: list[int]
+    ) -> tuple[list[TokenBatch], list[int]]:
+        places = make_batches(
+            [len(sequences[row]) for row in rows], max_tokens=self._config.max_tokens
+        )
+        plan = [[rows[place] for place in batch] for batch in places]
+        device = device_of(self._config)
+        batches = [collate_rows(sequences, batch).to(device) for batch in plan]
+        return batches, [row for batch in plan for row in batch]
+
+    def run(self, stage: str) -> Any:
+        """Do one stage and keep its result; scores [query, train] are returned."""
+        with frozen(self._model):
+            if stage == "covariances":
+                sums = self._pass(CovarianceSums(self._maps), self._for_bases)
+                self._covariances = sums.finish()
+            elif stage == "eigendecompositions":
+                dtype = self._option.eigen_dtype
+                self._bases = dict(decompose(self._covariances.items(), dtype=dtype))
+            elif stage == "corrected eigenvalues":
+                sums = self._pass(EigenvalueSums(self._maps, self._bases), self._train)
+                self._factors = assemble("ekfac", self._bases, sums.finish(len(self._rows)))
+            else:
+                return self._score()
+        return None
+
+    def _pass(self, sums: Any, batches: Sequence[TokenBatch]) -> Any:
+        for batch in batches:
+            backward_pass(self._model, self._maps, batch, self._sampled, sums.add)
+        return sums
+
+    def _score(self) -> Tensor:
+        loss = LanguageModelLoss()
+        queries, _ = collect_queries(
+            self._model,
+            self._maps,
+            self._queries,
+            loss,
+            self._factors,
+            Damping(),
+            rank=self._option.rank,
+        )
+        scores = [
+            score_batch(self._model, self._maps, batch, loss, queries).total
+            for batch in self._train
+        ]
+        together = torch.empty(len(self._query_rows), len(self._rows))
+        together[torch.tensor(self._query_rows)[:, None], torch.tensor(self._rows)] = torch.cat(
+            scores, dim=1
+        )
+        return together
