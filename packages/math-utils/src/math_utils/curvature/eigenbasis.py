@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from math_utils._typing import Float, SquareMatrix, Tensor, Vector
+from math_utils.capture import CapturedPair
 from math_utils.curvature.covariance import Covariances
 from math_utils.linalg import symmetric_eigendecomposition
 
@@ -158,6 +159,23 @@ def rotate(
     if input_basis is not None:
         gradients = gradients @ input_basis
     return gradients if output_basis is None else output_basis.mT @ gradients
+
+
+def rotate_pair(
+    pair: CapturedPair,
+    input_basis: Float[Tensor, "d_in d_in"] | None,
+    output_basis: Float[Tensor, "d_out d_out"] | None,
+) -> tuple[Float[Tensor, "token d_in"], Float[Tensor, "token d_out"]]:
+    """Q_Aᵀ a_t and Q_Sᵀ δ_t at every position; a basis that is None is the identity.
+
+    Inputs that several maps read are rotated once, where these maps share one basis tensor.
+    """
+    inputs, gradients = pair.inputs, pair.output_gradients
+    if input_basis is not None:
+        # The basis is kept with the product: its id names no other tensor as long as that lives.
+        key = ("rotated", id(input_basis))
+        _, inputs = pair.shared(key, lambda: (input_basis, pair.inputs @ input_basis))
+    return inputs, gradients if output_basis is None else gradients @ output_basis
 
 
 def rotate_back(

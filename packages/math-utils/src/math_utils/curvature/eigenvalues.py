@@ -15,7 +15,7 @@ import torch
 
 from math_utils._typing import Float, Tensor
 from math_utils.capture import CapturedPair
-from math_utils.curvature.eigenbasis import Eigenbasis
+from math_utils.curvature.eigenbasis import Eigenbasis, rotate_pair
 from math_utils.curvature.gradients import gradient_chunks
 from math_utils.errors import CurvatureError
 from math_utils.linear_maps import LinearMap
@@ -46,10 +46,7 @@ class EigenvalueSums:
         inputs, gradients = pair.inputs, pair.output_gradients
         if self._bases is not None:
             basis = self._bases[pair.name]
-            inputs = pair.shared(
-                ("rotated", id(basis.input_basis)), lambda: pair.inputs @ basis.input_basis
-            )
-            gradients = gradients @ basis.output_basis
+            inputs, gradients = rotate_pair(pair, basis.input_basis, basis.output_basis)
         total = self._squares[pair.name]
         for _, chunk in gradient_chunks(inputs, gradients, pair.lengths):
             if len(chunk) == 1:

@@ -9,7 +9,7 @@ from torch import nn
 from math_utils._typing import Float, Int, Tensor
 from math_utils.capture import CapturedPair
 from math_utils.curvature.config import Damping
-from math_utils.curvature.eigenbasis import rotate_back
+from math_utils.curvature.eigenbasis import rotate_back, rotate_pair
 from math_utils.curvature.factors import CurvatureFactors, MapFactors
 from math_utils.curvature.gradients import Objective, backward_pass, gradient_chunks
 from math_utils.curvature.precondition import damping_terms
@@ -152,9 +152,7 @@ def collect_queries(
 
         def consume(pair: CapturedPair, own_places: Tensor = own_places) -> None:
             own = factors.maps[pair.name]
-            inputs, gradients = pair.inputs, pair.output_gradients
-            if own.input_basis is not None and own.output_basis is not None:
-                inputs, gradients = inputs @ own.input_basis, gradients @ own.output_basis
+            inputs, gradients = rotate_pair(pair, own.input_basis, own.output_basis)
             for rows, chunk in gradient_chunks(
                 inputs, gradients, pair.lengths, max_elements=_CHUNK_ELEMENTS
             ):

@@ -22,6 +22,7 @@ from torch import nn
 from math_utils._typing import Float, Tensor
 from math_utils.capture import CapturedPair
 from math_utils.curvature.config import Damping
+from math_utils.curvature.eigenbasis import rotate_pair
 from math_utils.curvature.factors import CurvatureFactors
 from math_utils.curvature.gradients import Objective, backward_pass, gradient_chunks, padded_chunks
 from math_utils.curvature.precondition import damping_terms
@@ -152,9 +153,7 @@ def self_influence(
 
     def consume(pair: CapturedPair) -> None:
         own = factors.maps[pair.name]
-        inputs, gradients = pair.inputs, pair.output_gradients
-        if own.input_basis is not None and own.output_basis is not None:
-            inputs, gradients = inputs @ own.input_basis, gradients @ own.output_basis
+        inputs, gradients = rotate_pair(pair, own.input_basis, own.output_basis)
         for rows, chunk in gradient_chunks(inputs, gradients, pair.lengths):
             squares = chunk.square_()
             if own.eigenvalues is not None:
