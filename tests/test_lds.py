@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,7 +165,39 @@ def test_models_of_another_training_or_other_questions_are_refused(utils, task, 
     with pytest.raises(HopsError, match="no whole bank"):
         make.read_bank(tmp_path, task)
     with pytest.raises(HopsError, match=r"training_config\.json"):
-        models.read_training(world / "models" / "old")
+        models.read_training(
+            world / "models" / "old", dataset=task.arguments.dataset, old_model=Path("old")
+        )
+
+
+def test_a_world_that_was_moved_keeps_its_bank_and_one_that_was_changed_does_not(
+    utils, world, plan, tmp_path
+):
+    make, bank = utils["retrained_bank"], tmp_path / "bank"
+
+    def task_at(folder):
+        return utils["task"].read(utils["worlds"].task_of_world(folder))
+
+    first, moved = tmp_path / "first", tmp_path / "moved"
+    shutil.copytree(world, first)
+    make.make_bank(make.open_store(task_at(world), bank), plan)
+    trained = contents(bank)
+    first.rename(moved)
+    store = make.open_store(task_at(moved), bank)
+    assert store.training.dataset_path.is_relative_to(moved)
+    assert Path(store.training.model).is_relative_to(moved)
+    (bank / "models" / f"{plan.job(1, 0, store.num_documents).key}.npz").unlink()
+    make.make_bank(store, plan)
+    assert contents(bank) == trained
+    documents = moved / "documents" / "training_set.jsonl"
+    documents.write_text(documents.read_text().replace("returns", "gives"))
+    with pytest.raises(HopsError, match=r"training_set\.jsonl: not what .* was trained from"):
+        make.open_store(task_at(moved), bank)
+    shutil.copy(world / "documents" / "training_set.jsonl", documents)
+    weights = moved / "models" / "old" / "model.safetensors"
+    shutil.copy(moved / "models" / "new_training" / "final_model" / weights.name, weights)
+    with pytest.raises(HopsError, match=r"model\.safetensors: not what .* was trained from"):
+        make.open_store(task_at(moved), bank)
 
 
 def test_a_damaged_model_is_named(utils, task, plan, tmp_path):
