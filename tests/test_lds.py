@@ -251,6 +251,44 @@ def test_leaving_out_removes_what_ranks_highest_and_counts_from_models_of_everyt
             dataclasses.replace(plan, **bad).check(size)
 
 
+def test_the_table_and_figure_of_leaving_out_have_the_mean_over_functions(
+    utils, script_modules, tmp_path
+):
+    part, report = utils["leave_out"], importlib.import_module("utils.lds_report")
+    rise = {"knows": [[0.0, 1.0, 2.0], [0.0, 2.0, 6.0]], part.RANDOM: [[0.0, 0.1, 0.1]] * 2}
+    correct = {"knows": [[1.0, 0.5, 0.0], [1.0, 1.0, 0.5]], part.RANDOM: [[1.0, 1.0, 1.0]] * 2}
+    removed = part.LeaveOut(
+        ("<GN>", "<JN>"),
+        (0, 10, 20),
+        {name: np.array(values) for name, values in rise.items()},
+        {name: np.array(values) for name, values in correct.items()},
+    )
+    results = {"num_subsets": 4, "documents_in_a_subset": 5, "repeats": 1, "depths": {}}
+    results["depths"]["0"] = {"name": "base function", "methods": {}}
+    results["leave_out"] = script_modules["lds"].leave_out_numbers(removed)
+    lines = report.markdown(results).splitlines()
+    assert "| knows | 1.50 [1.00, 2.00]; 0.75 | 4.00 [2.00, 6.00]; 0.25 |" in lines
+    assert "| random documents | 0.10 [0.10, 0.10]; 1.00 | 0.10 [0.10, 0.10]; 1.00 |" in lines
+    report.draw_brittleness(tmp_path / "b.png", removed)
+    assert (tmp_path / "b.png").stat().st_size > 5000
+
+
+def test_no_agreement_of_retrained_models_leaves_little_to_foretell(script_modules):
+    """Losses of pure noise: a root taken query by query would say 0.30."""
+    rng = np.random.default_rng(0)
+    groups = [f"<{place // 3}>" for place in range(90)]
+    found = script_modules["lds"].noise(rng.normal(size=(8, 2, 90)), groups, 0)
+    assert found["ceiling"]["mean"] < 0.15
+    signal = rng.normal(size=(8, 1, 90))
+    both = script_modules["lds"].noise(np.repeat(signal, 2, axis=1), groups, 0)
+    assert both["ceiling"]["low"] == pytest.approx(1.0)
+    halves = script_modules["lds"].noise(signal + rng.normal(size=(8, 2, 90)), groups, 0)
+    assert 0.35 < halves["agreement"]["mean"] < 0.6  # half of the variance is shared
+    assert halves["ceiling"]["mean"] == pytest.approx(
+        (2 * halves["agreement"]["mean"] / (1 + halves["agreement"]["mean"])) ** 0.5
+    )
+
+
 def test_random_relevant_documents_are_drawn_from_those_that_taught_the_answer(utils, task):
     part = utils["leave_out"]
     groups = part._groups(task, np.ones(len(task.queries), dtype=bool), 4)
