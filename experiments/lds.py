@@ -188,8 +188,10 @@ def leave_out_numbers(removed: LeaveOut) -> dict[str, Any]:
     return {
         "functions": list(removed.functions),
         "counts": list(removed.counts),
-        "rise": {name: values.tolist() for name, values in removed.rise.items()},
-        "correct": {name: values.tolist() for name, values in removed.correct.items()},
+        **{
+            what: {name: values.tolist() for name, values in getattr(removed, what).items()}
+            for what in ("rise", "correct", "relevant")
+        },
     }
 
 

@@ -239,13 +239,32 @@ def test_leaving_out_removes_what_ranks_highest_and_counts_from_models_of_everyt
     np.testing.assert_allclose(found.rise["knows"], [[0, 5, 9]] * 2)
     np.testing.assert_allclose(found.correct["knows"], [[1, 0, 0]] * 2)
     np.testing.assert_allclose(found.rise["knows the opposite"], 0)
+    places = [task.queries[0].function, task.queries[-1].function]
+    assert found.functions == tuple(places)
+    for row, function in enumerate(places):
+        taught = task.relevance[[one.function for one in task.queries].index(function)]
+        expected = [0, taught[[3]].sum(), taught[[3, 8, 11]].sum()]
+        assert found.relevant["knows"][row].tolist() == expected
     assert {job.seed for job in asked} == {job.seed for job in asked[:2]}
     assert len({job.seed for job in asked}) == 2
     first = {len(job.lines) for job in asked}
     assert first == {size, size - 1, size - 3}
     none = np.zeros(len(task.queries), dtype=bool)
-    with pytest.raises(HopsError, match="answers no function"):
+    with pytest.raises(HopsError, match="answer no function"):
         part.leave_out(task, scores, none, Oracle(), plan)
+
+    class Forgetful(Oracle):
+        """Of two seeds one does not answer the last function."""
+
+        def read(self, job):
+            answers = super().read(job)
+            last = np.array([one.function == places[1] for one in task.queries])
+            return models.Answers(answers.losses, answers.correct & ~(last & (job.seed % 2 == 0)))
+
+    assert {job.seed % 2 for job in asked} == {0, 1}
+    by_luck = part.leave_out(task, scores, every, Forgetful(), plan)
+    assert places[0] in by_luck.functions
+    assert places[1] not in by_luck.functions
     for bad in ({"counts": (0,)}, {"counts": (size,)}, {"repeats": 0}, {"num_functions": 0}):
         with pytest.raises(HopsError):
             dataclasses.replace(plan, **bad).check(size)
@@ -257,18 +276,21 @@ def test_the_table_and_figure_of_leaving_out_have_the_mean_over_functions(
     part, report = utils["leave_out"], importlib.import_module("utils.lds_report")
     rise = {"knows": [[0.0, 1.0, 2.0], [0.0, 2.0, 6.0]], part.RANDOM: [[0.0, 0.1, 0.1]] * 2}
     correct = {"knows": [[1.0, 0.5, 0.0], [1.0, 1.0, 0.5]], part.RANDOM: [[1.0, 1.0, 1.0]] * 2}
+    relevant = {"knows": [[0, 9, 20], [0, 7, 10]], part.RANDOM: [[0, 1, 1]] * 2}
     removed = part.LeaveOut(
         ("<GN>", "<JN>"),
         (0, 10, 20),
-        {name: np.array(values) for name, values in rise.items()},
-        {name: np.array(values) for name, values in correct.items()},
+        *(
+            {name: np.array(values) for name, values in each.items()}
+            for each in (rise, correct, relevant)
+        ),
     )
     results = {"num_subsets": 4, "documents_in_a_subset": 5, "repeats": 1, "depths": {}}
     results["depths"]["0"] = {"name": "base function", "methods": {}}
     results["leave_out"] = script_modules["lds"].leave_out_numbers(removed)
     lines = report.markdown(results).splitlines()
-    assert "| knows | 1.50 [1.00, 2.00]; 0.75 | 4.00 [2.00, 6.00]; 0.25 |" in lines
-    assert "| random documents | 0.10 [0.10, 0.10]; 1.00 | 0.10 [0.10, 0.10]; 1.00 |" in lines
+    assert "| knows | 1.50 [1.00, 2.00]; 0.75; 8 | 4.00 [2.00, 6.00]; 0.25; 15 |" in lines
+    assert "| random documents | 0.10 [0.10, 0.10]; 1.00; 1 | 0.10 [0.10, 0.10]; 1.00; 1 |" in lines
     report.draw_brittleness(tmp_path / "b.png", removed)
     assert (tmp_path / "b.png").stat().st_size > 5000
 

@@ -31,13 +31,22 @@ def markdown(results: dict[str, Any]) -> str:
         removed = results["leave_out"]
         counts = removed["counts"][1:]
         heads = ["left out", *(f"{count} documents" for count in counts)]
-        lines += ["", "Rise of the loss in nats [95 %]; share of answers still right:", ""]
+        lines += [
+            "",
+            "Rise of the loss in nats [95 %]; share of answers still right; relevant documents "
+            "among those left out:",
+            "",
+        ]
         lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
         for name, rise in removed["rise"].items():
-            right = np.mean(removed["correct"][name], axis=0)[1:]
+            right, relevant = (
+                np.mean(removed[what][name], axis=0)[1:] for what in ("correct", "relevant")
+            )
             cells = [
-                f"{interval(one)}; {share:.2f}"
-                for one, share in zip(over_functions(rise)[1:], right, strict=True)
+                f"{interval(one)}; {share:.2f}; {number:.0f}"
+                for one, share, number in zip(
+                    over_functions(rise)[1:], right, relevant, strict=True
+                )
             ]
             lines.append(f"| {' | '.join([name, *cells])} |")
     return "\n".join(lines) + "\n"
