@@ -136,7 +136,7 @@ def draw(path: Path, results: dict[str, Any]) -> None:
         else:
             axis.set_xlim(0, 1)
             axis.axvline(kind["share_relevant"], color="0.5", linewidth=0.8, linestyle=":")
-    axes[0][0].invert_yaxis()
+    axes[0][0].set_ylim(len(order) - 0.4, -0.6)  # shared; the best on top, no empty rows
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -155,8 +155,9 @@ def _groups(
             "The new checkpoint and the models trained again on everything answer no function's "
             "queries; nothing can be lost."
         )
-    places = np.linspace(0, len(known) - 1, num=min(num_functions, len(known))).round()
-    return {known[int(place)]: np.flatnonzero(functions == known[int(place)]) for place in places}
+    number = min(num_functions, len(known))
+    chosen = [known[place * len(known) // number] for place in range(number)]
+    return {one: np.flatnonzero(functions == one) for one in chosen}
 
 
 def _best_first(scores: np.ndarray) -> np.ndarray:
