@@ -361,6 +361,38 @@ def script_modules(monkeypatch):
     return {name: importlib.import_module(name) for name in ("lds", "leaderboard")}
 
 
+def test_among_documents_with_the_same_answer_only_who_taught_it_counts(script_modules, utils):
+    """Two functions return 5: a method that finds the number alone is right half of the time."""
+    from types import SimpleNamespace
+
+    board, scored = script_modules["leaderboard"], utils["scored_methods"].ScoredMethod
+    of_documents = [("<GN>", 5)] * 10 + [("<JN>", 5)] * 10 + [("<KN>", 7)] * 10
+    functions = np.array([name for name, _ in of_documents])
+    queries = [SimpleNamespace(function=one, answer=" 5") for one in ("<GN>", "<JN>")]
+    task = SimpleNamespace(
+        documents=[SimpleNamespace(constant=value) for _, value in of_documents],
+        queries=queries,
+        relevance=np.array([functions == one.function for one in queries]),
+    )
+    asked, every = np.array([one.function for one in queries]), np.ones(2, dtype=bool)
+
+    def same_answer(scores):
+        method = scored("m", "m", scores, every, 0.0, 0.0, None)
+        found = board._judged(task, method, None, every, asked, 0)
+        return found["same_answer"]["mean"], found["retrieval"]["metrics"]["precision@10"]["mean"]
+
+    others_first = (functions == "<KN>") * 9.0
+    assert same_answer(task.relevance + others_first) == (1.0, 0.0)
+    assert same_answer(-1.0 * task.relevance + others_first) == (0.0, 0.0)
+    by_number = np.array([[value == 5 for _, value in of_documents]] * 2, dtype=float)
+    assert same_answer(by_number) == (0.5, 0.5)
+    task.documents = [SimpleNamespace(constant=place // 10) for place in range(30)]
+    task.queries = [SimpleNamespace(function="<GN>", answer=" 0")] * 2
+    task.relevance = np.array([functions == "<GN>"] * 2)
+    method = scored("m", "m", by_number, every, 0.0, 0.0, None)
+    assert "same_answer" not in board._judged(task, method, None, every, asked, 0)
+
+
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [
