@@ -139,11 +139,7 @@ def judge(
             "methods": {},
         }
         if bank.losses.shape[1] > 1:
-            agreement = retraining_agreement(bank.losses[:, :, chosen])
-            ceiling = foretellable(agreement, bank.losses.shape[1])
-            for name, values in (("agreement", agreement), ("ceiling", ceiling)):
-                found = estimate_mean(values, groups=functions[chosen].tolist(), seed=seed)
-                entry[name] = {"mean": found.mean, "low": found.low, "high": found.high}
+            entry |= noise(bank.losses[:, :, chosen], functions[chosen].tolist(), seed)
         for method in methods:
             if method.scores is None or method.judged is None:
                 entry["methods"][method.name] = {"title": method.title, "failure": method.failure}
@@ -163,6 +159,23 @@ def judge(
     return results
 
 
+def noise(losses: np.ndarray, groups: list[str], seed: int) -> dict[str, dict[str, float]]:
+    """How far two trainings on one subset agree, and what can be foretold of their mean at most.
+
+    The latter is taken of the mean agreement, not query by query: the agreement of one query over
+    few subsets is mostly chance, and its root, which ends at 0, would on average be too high.
+
+    Args:
+        losses: of every repeat of every subset [subset, repeat, query].
+        groups: what each query is about.
+        seed: of the bootstrap.
+    """
+    found = estimate_mean(retraining_agreement(losses), groups=groups, seed=seed)
+    agreement = {"mean": found.mean, "low": found.low, "high": found.high}
+    ceiling = foretellable(np.array(list(agreement.values())), losses.shape[1]).tolist()
+    return {"agreement": agreement, "ceiling": dict(zip(agreement, ceiling, strict=True))}
+
+
 def answered_by_new(task: AttributionTask, store: RetrainingStore) -> np.ndarray:
     """Whether the world's own new checkpoint answers each query rightly."""
     from utils.retrained_models import ask
@@ -175,8 +188,10 @@ def leave_out_numbers(removed: LeaveOut) -> dict[str, Any]:
     return {
         "functions": list(removed.functions),
         "counts": list(removed.counts),
-        "rise": {name: values.tolist() for name, values in removed.rise.items()},
-        "correct": {name: values.tolist() for name, values in removed.correct.items()},
+        **{
+            what: {name: values.tolist() for name, values in getattr(removed, what).items()}
+            for what in ("rise", "correct", "relevant")
+        },
     }
 
 

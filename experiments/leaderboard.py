@@ -151,11 +151,32 @@ def _judged(
     scores = method.scores[chosen].astype(np.float64)
     report = evaluate_retrieval(scores, task.relevance[chosen], groups=groups, seed=seed)
     found: dict[str, Any] = {"retrieval": report.to_dict()}
+    same, relevant = with_the_answer(task)[chosen], task.relevance[chosen]
+    if (same & ~relevant).any() and (same & relevant).any(axis=1).all():
+        among = evaluate_retrieval(
+            put_last(scores, ~same), relevant & same, groups=groups, seed=seed
+        ).metrics["precision@10"]
+        found["same_answer"] = {"mean": among.mean, "low": among.low, "high": among.high}
     if bank is not None:
         losses = bank.losses.mean(axis=1)[:, chosen]
         lds = evaluate_lds(scores, bank.masks, losses, groups=groups, seed=seed)
         found["lds"] = {"mean": lds.mean, "low": lds.low, "high": lds.high}
     return found
+
+
+def with_the_answer(task: AttributionTask) -> np.ndarray:
+    """Whether a document is about a function that returns the query's answer [query, document].
+
+    Where other functions return the same, these documents tell a method that knows who taught the
+    answer from one that finds the answer written.
+    """
+    constants = np.array([str(one.constant) for one in task.documents])
+    return np.array([constants == query.answer.strip() for query in task.queries])
+
+
+def put_last(scores: np.ndarray, unwanted: np.ndarray) -> np.ndarray:
+    """The scores, those of unwanted documents below all others."""
+    return np.where(unwanted, scores.min() - 1, scores)
 
 
 def run(config: Config) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -148,7 +149,39 @@ def test_models_of_another_training_or_other_questions_are_refused(utils, task, 
     with pytest.raises(HopsError, match="no whole bank"):
         make.read_bank(tmp_path, task)
     with pytest.raises(HopsError, match=r"training_config\.json"):
-        models.read_training(world / "models" / "old")
+        models.read_training(
+            world / "models" / "old", dataset=task.arguments.dataset, old_model=Path("old")
+        )
+
+
+def test_a_world_that_was_moved_keeps_its_bank_and_one_that_was_changed_does_not(
+    utils, world, plan, tmp_path
+):
+    make, bank = utils["retrained_bank"], tmp_path / "bank"
+
+    def task_at(folder):
+        return utils["task"].read(utils["worlds"].task_of_world(folder))
+
+    first, moved = tmp_path / "first", tmp_path / "moved"
+    shutil.copytree(world, first)
+    make.make_bank(make.open_store(task_at(world), bank), plan)
+    trained = contents(bank)
+    first.rename(moved)
+    store = make.open_store(task_at(moved), bank)
+    assert store.training.dataset_path.is_relative_to(moved)
+    assert Path(store.training.model).is_relative_to(moved)
+    (bank / "models" / f"{plan.job(1, 0, store.num_documents).key}.npz").unlink()
+    make.make_bank(store, plan)
+    assert contents(bank) == trained
+    documents = moved / "documents" / "training_set.jsonl"
+    documents.write_text(documents.read_text().replace("returns", "gives"))
+    with pytest.raises(HopsError, match=r"training_set\.jsonl: not what .* was trained from"):
+        make.open_store(task_at(moved), bank)
+    shutil.copy(world / "documents" / "training_set.jsonl", documents)
+    weights = moved / "models" / "old" / "model.safetensors"
+    shutil.copy(moved / "models" / "new_training" / "final_model" / weights.name, weights)
+    with pytest.raises(HopsError, match=r"model\.safetensors: not what .* was trained from"):
+        make.open_store(task_at(moved), bank)
 
 
 def test_a_damaged_model_is_named(utils, task, plan, tmp_path):
@@ -190,16 +223,77 @@ def test_leaving_out_removes_what_ranks_highest_and_counts_from_models_of_everyt
     np.testing.assert_allclose(found.rise["knows"], [[0, 5, 9]] * 2)
     np.testing.assert_allclose(found.correct["knows"], [[1, 0, 0]] * 2)
     np.testing.assert_allclose(found.rise["knows the opposite"], 0)
+    asked_about = list(dict.fromkeys(one.function for one in task.queries))
+    places = [asked_about[0], asked_about[len(asked_about) // 2]]
+    assert found.functions == tuple(places)
+    for row, function in enumerate(places):
+        taught = task.relevance[[one.function for one in task.queries].index(function)]
+        expected = [0, taught[[3]].sum(), taught[[3, 8, 11]].sum()]
+        assert found.relevant["knows"][row].tolist() == expected
     assert {job.seed for job in asked} == {job.seed for job in asked[:2]}
     assert len({job.seed for job in asked}) == 2
     first = {len(job.lines) for job in asked}
     assert first == {size, size - 1, size - 3}
     none = np.zeros(len(task.queries), dtype=bool)
-    with pytest.raises(HopsError, match="answers no function"):
+    with pytest.raises(HopsError, match="answer no function"):
         part.leave_out(task, scores, none, Oracle(), plan)
+
+    class Forgetful(Oracle):
+        """Of two seeds one does not answer the second function."""
+
+        def read(self, job):
+            answers = super().read(job)
+            lucky = np.array([one.function == places[1] for one in task.queries])
+            return models.Answers(answers.losses, answers.correct & ~(lucky & (job.seed % 2 == 0)))
+
+    assert {job.seed % 2 for job in asked} == {0, 1}
+    by_luck = part.leave_out(task, scores, every, Forgetful(), plan)
+    assert places[0] in by_luck.functions
+    assert places[1] not in by_luck.functions
     for bad in ({"counts": (0,)}, {"counts": (size,)}, {"repeats": 0}, {"num_functions": 0}):
         with pytest.raises(HopsError):
             dataclasses.replace(plan, **bad).check(size)
+
+
+def test_the_table_and_figure_of_leaving_out_have_the_mean_over_functions(
+    utils, script_modules, tmp_path
+):
+    part, report = utils["leave_out"], importlib.import_module("utils.lds_report")
+    rise = {"knows": [[0.0, 1.0, 2.0], [0.0, 2.0, 6.0]], part.RANDOM: [[0.0, 0.1, 0.1]] * 2}
+    correct = {"knows": [[1.0, 0.5, 0.0], [1.0, 1.0, 0.5]], part.RANDOM: [[1.0, 1.0, 1.0]] * 2}
+    relevant = {"knows": [[0, 9, 20], [0, 7, 10]], part.RANDOM: [[0, 1, 1]] * 2}
+    removed = part.LeaveOut(
+        ("<GN>", "<JN>"),
+        (0, 10, 20),
+        *(
+            {name: np.array(values) for name, values in each.items()}
+            for each in (rise, correct, relevant)
+        ),
+    )
+    results = {"num_subsets": 4, "documents_in_a_subset": 5, "repeats": 1, "depths": {}}
+    results["depths"]["0"] = {"name": "base function", "methods": {}}
+    results["leave_out"] = script_modules["lds"].leave_out_numbers(removed)
+    lines = report.markdown(results).splitlines()
+    assert "| knows | 1.50 [1.00, 2.00]; 0.75; 8 | 4.00 [2.00, 6.00]; 0.25; 15 |" in lines
+    assert "| random documents | 0.10 [0.10, 0.10]; 1.00; 1 | 0.10 [0.10, 0.10]; 1.00; 1 |" in lines
+    report.draw_brittleness(tmp_path / "b.png", removed)
+    assert (tmp_path / "b.png").stat().st_size > 5000
+
+
+def test_no_agreement_of_retrained_models_leaves_little_to_foretell(script_modules):
+    """Losses of pure noise: a root taken query by query would say 0.30."""
+    rng = np.random.default_rng(0)
+    groups = [f"<{place // 3}>" for place in range(90)]
+    found = script_modules["lds"].noise(rng.normal(size=(8, 2, 90)), groups, 0)
+    assert found["ceiling"]["mean"] < 0.15
+    signal = rng.normal(size=(8, 1, 90))
+    both = script_modules["lds"].noise(np.repeat(signal, 2, axis=1), groups, 0)
+    assert both["ceiling"]["low"] == pytest.approx(1.0)
+    halves = script_modules["lds"].noise(signal + rng.normal(size=(8, 2, 90)), groups, 0)
+    assert 0.35 < halves["agreement"]["mean"] < 0.6  # half of the variance is shared
+    assert halves["ceiling"]["mean"] == pytest.approx(
+        (2 * halves["agreement"]["mean"] / (1 + halves["agreement"]["mean"])) ** 0.5
+    )
 
 
 def test_random_relevant_documents_are_drawn_from_those_that_taught_the_answer(utils, task):
@@ -249,6 +343,38 @@ def test_the_scripts_from_a_world_to_tables_and_figures(world, tmp_path):
 def script_modules(monkeypatch):
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
     return {name: importlib.import_module(name) for name in ("lds", "leaderboard")}
+
+
+def test_among_documents_with_the_same_answer_only_who_taught_it_counts(script_modules, utils):
+    """Two functions return 5: a method that finds the number alone is right half of the time."""
+    from types import SimpleNamespace
+
+    board, scored = script_modules["leaderboard"], utils["scored_methods"].ScoredMethod
+    of_documents = [("<GN>", 5)] * 10 + [("<JN>", 5)] * 10 + [("<KN>", 7)] * 10
+    functions = np.array([name for name, _ in of_documents])
+    queries = [SimpleNamespace(function=one, answer=" 5") for one in ("<GN>", "<JN>")]
+    task = SimpleNamespace(
+        documents=[SimpleNamespace(constant=value) for _, value in of_documents],
+        queries=queries,
+        relevance=np.array([functions == one.function for one in queries]),
+    )
+    asked, every = np.array([one.function for one in queries]), np.ones(2, dtype=bool)
+
+    def same_answer(scores):
+        method = scored("m", "m", scores, every, 0.0, 0.0, None)
+        found = board._judged(task, method, None, every, asked, 0)
+        return found["same_answer"]["mean"], found["retrieval"]["metrics"]["precision@10"]["mean"]
+
+    others_first = (functions == "<KN>") * 9.0
+    assert same_answer(task.relevance + others_first) == (1.0, 0.0)
+    assert same_answer(-1.0 * task.relevance + others_first) == (0.0, 0.0)
+    by_number = np.array([[value == 5 for _, value in of_documents]] * 2, dtype=float)
+    assert same_answer(by_number) == (0.5, 0.5)
+    task.documents = [SimpleNamespace(constant=place // 10) for place in range(30)]
+    task.queries = [SimpleNamespace(function="<GN>", answer=" 0")] * 2
+    task.relevance = np.array([functions == "<GN>"] * 2)
+    method = scored("m", "m", by_number, every, 0.0, 0.0, None)
+    assert "same_answer" not in board._judged(task, method, None, every, asked, 0)
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_a_part_that_is_there_is_read_and_not_computed(method_script, tmp_path):
     [
         ("--old {old} --new {new} --layers 9", "layers between 0"),
         ("--old {old} --new {new} --layers 1 1", "each once"),
-        ("--old {old} --new {old}", "compare two different checkpoints"),
+        ("--old {old} --new {old}", "example 0, layer 1: its vector (queries) is zero"),
         ("--old {other} --new {new}", "architecture differs"),
         ("--old {old} --new nowhere/at/all", "nowhere/at/all"),
         ("--old {old}", "pass --new"),

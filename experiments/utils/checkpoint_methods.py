@@ -129,7 +129,7 @@ class CausalPatching(LayeredMethod):
             objective=self.objective,
             ig_steps=self.ig_steps,
         )
-        attributions = in_portions(task, "documents", self.documents(task), source.vectors)
+        attributions = in_portions(task, "documents", self.documents(task), source)
         attributions.check_nonzero()
         masks = largest_dimensions(attributions.values, self.percentile)
         layers = resolve_layers(self.layers, task.checkpoints.num_layers)

@@ -3,7 +3,7 @@
 Vectors of documents are made in portions, each a part that a killed run need not repeat.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -126,8 +126,8 @@ class VectorMethod(LayeredMethod):
         from attribution.scoring import ScoreOptions, score_layers
 
         # Queries first: they are few, and most mistakes show in them.
-        queries = in_portions(task, "queries", task.query_examples, self.vectors)
-        documents = in_portions(task, "documents", self.documents(task), self.vectors)
+        queries = in_portions(task, "queries", task.query_examples, self)
+        documents = in_portions(task, "documents", self.documents(task), self)
         options = ScoreOptions(
             similarity=self.similarity,
             normalisation="z-score" if self.normalisation == "zscore" else self.normalisation,
@@ -139,7 +139,7 @@ def in_portions(
     task: AttributionTask,
     name: str,
     examples: Sequence[Any],
-    vectors_of: Callable[[AttributionTask, Sequence[Any]], Any],
+    method: "VectorMethod",
 ) -> Any:
     """The vectors of all queries or documents, portion by portion, with how many per second.
 
@@ -147,6 +147,8 @@ def in_portions(
         AttributionError: naming the portion, whose examples its message counts from 0.
     """
     import torch
+    from attribution.checkpoints import resolve_layers
+    from attribution.decoder import num_layers_of
     from attribution.errors import AttributionError
     from attribution.vectors import LayerVectors
 
@@ -156,7 +158,7 @@ def in_portions(
             portion = examples[start : start + PORTION]
 
             def compute(portion: Sequence[Any] = portion) -> np.ndarray:
-                return vectors_of(task, portion).values.numpy()
+                return method.vectors(task, portion).values.numpy()
 
             try:
                 values = task.parts.get(f"{name}_{start:08d}", compute)
@@ -166,5 +168,5 @@ def in_portions(
             found.append(torch.from_numpy(values))
             bar.update(len(portion))
     values = torch.cat(found, dim=1)
-    # Only whether both sides are of the same layers is asked of them from here on.
-    return LayerVectors(values, tuple(range(len(values))), f"vector ({name})")
+    layers = resolve_layers(method.layers, num_layers_of(task.new_model))
+    return LayerVectors(values, layers, f"vector ({name})")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from attribution.evaluation.report import estimate_mean
 from rich.table import Table
 from utils.leave_out import RANDOM, RELEVANT, LeaveOut
 
@@ -30,12 +31,23 @@ def markdown(results: dict[str, Any]) -> str:
         removed = results["leave_out"]
         counts = removed["counts"][1:]
         heads = ["left out", *(f"{count} documents" for count in counts)]
-        lines += ["", "Rise of the loss in nats, and the share of answers still right:", ""]
+        lines += [
+            "",
+            "Rise of the loss in nats [95 %]; share of answers still right; relevant documents "
+            "among those left out:",
+            "",
+        ]
         lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
         for name, rise in removed["rise"].items():
-            means = np.mean(rise, axis=0)[1:]
-            right = np.mean(removed["correct"][name], axis=0)[1:]
-            cells = [f"{a:.2f}, {b:.2f}" for a, b in zip(means, right, strict=True)]
+            right, relevant = (
+                np.mean(removed[what][name], axis=0)[1:] for what in ("correct", "relevant")
+            )
+            cells = [
+                f"{interval(one)}; {share:.2f}; {number:.0f}"
+                for one, share, number in zip(
+                    over_functions(rise)[1:], right, relevant, strict=True
+                )
+            ]
             lines.append(f"| {' | '.join([name, *cells])} |")
     return "\n".join(lines) + "\n"
 
@@ -74,14 +86,26 @@ def interval(entry: dict[str, Any]) -> str:
     return f"{entry['mean']:.2f} [{entry['low']:.2f}, {entry['high']:.2f}]"
 
 
+def over_functions(values: Any) -> list[dict[str, float]]:
+    """The mean over functions with its bootstrap interval, for each number left out.
+
+    Args:
+        values: what leaving out did [function, count].
+    """
+    found = [estimate_mean(column) for column in np.asarray(values, dtype=np.float64).T]
+    return [{"mean": one.mean, "low": one.low, "high": one.high} for one in found]
+
+
 def draw_brittleness(path: Path, removed: LeaveOut) -> None:
-    """How loss and answers change with the number of documents left out."""
+    """How loss and answers change with the number of documents left out; bars are intervals."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.3), layout="constrained")
+    step = 0.012 * max(removed.counts)
+    shifts = iter(step * (np.arange(len(removed.rise)) - (len(removed.rise) - 1) / 2))
     colors = iter(_COLORS * (1 + len(removed.rise) // len(_COLORS)))
     for name in removed.rise:
         is_random = name in (RANDOM, RELEVANT)
@@ -89,8 +113,16 @@ def draw_brittleness(path: Path, removed: LeaveOut) -> None:
             "color": {RANDOM: "0.6", RELEVANT: "0.25"}[name] if is_random else next(colors),
             "linestyle": "--" if is_random else "-",
         }
+        # Beside one another, so that no interval hides another.
+        places = np.array(removed.counts) + next(shifts) * (np.array(removed.counts) > 0)
         for axis, values in zip(axes, (removed.rise[name], removed.correct[name]), strict=True):
-            axis.plot(removed.counts, values.mean(axis=0), marker="o", ms=3, label=name, **style)
+            found = over_functions(values)
+            means = [one["mean"] for one in found]
+            ends = [[one["mean"] - one["low"] for one in found]]
+            ends += [[one["high"] - one["mean"] for one in found]]
+            axis.errorbar(
+                places, means, yerr=ends, marker="o", ms=3.5, elinewidth=1, label=name, **style
+            )
     for axis, label in zip(
         axes, ("rise of the loss, nats", "share of answers still right"), strict=True
     ):

@@ -47,12 +47,17 @@ def _title(kind: dict[str, Any], results: dict[str, Any]) -> str:
 
 
 def _has_lds(kind: dict[str, Any]) -> bool:
-    return any("lds" in method for method in kind["methods"].values())
+    return _has(kind, "lds")
+
+
+def _has(kind: dict[str, Any], what: str) -> bool:
+    return any(what in method for method in kind["methods"].values())
 
 
 def _heads(kind: dict[str, Any]) -> list[str]:
+    same = ["P@10, same answer"] if _has(kind, "same_answer") else []
     lds = ["LDS [95 %]"] if _has_lds(kind) else []
-    return ["method", *COLUMNS.values(), *lds, "seconds", "MiB"]
+    return ["method", *COLUMNS.values(), *same, *lds, "seconds", "MiB"]
 
 
 def _ordered(kind: dict[str, Any]) -> list[str]:
@@ -82,8 +87,9 @@ def _rows(kind: dict[str, Any]) -> list[list[str]]:
             f"{metrics[name]['mean']:.{3 if name.startswith('recall') else 2}f}" for name in COLUMNS
         ]
         cells[0] = _interval(metrics["precision@10"])
-        if _has_lds(kind):
-            cells.append(_interval(method["lds"]))
+        for what in ("same_answer", "lds"):
+            if _has(kind, what):
+                cells.append(_interval(method[what]))
         cost = [f"{method['seconds']:.1f}", f"{method['peak_mebibytes']:.0f}"]
         rows.append([name, *cells, *cost])
     return rows
@@ -136,7 +142,7 @@ def draw(path: Path, results: dict[str, Any]) -> None:
         else:
             axis.set_xlim(0, 1)
             axis.axvline(kind["share_relevant"], color="0.5", linewidth=0.8, linestyle=":")
-    axes[0][0].invert_yaxis()
+    axes[0][0].set_ylim(len(order) - 0.4, -0.6)  # shared; the best on top, no empty rows
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -16,8 +16,8 @@ class LeaveOutPlan:
     """What is left out.
 
     Attributes:
-        num_functions: how many functions are asked about, spread over those whose every query the
-            new checkpoint answers rightly.
+        num_functions: how many functions are asked about, spread over those whose every query is
+            answered rightly, by the new checkpoint and by every model trained again on everything.
         counts: the numbers of documents left out; each larger set holds the smaller ones.
         repeats: trainings of each, which differ in their seed.
         seed: of the random sets and the trainings.
@@ -54,12 +54,15 @@ class LeaveOut:
             trained on everything, in nats, mean over its queries and repeats [function, count].
         correct: by method, the share of the function's queries still answered rightly
             [function, count].
+        relevant: by method, how many of the documents left out had taught the function's answer
+            [function, count].
     """
 
     functions: tuple[str, ...]
     counts: tuple[int, ...]
     rise: dict[str, np.ndarray]
     correct: dict[str, np.ndarray]
+    relevant: dict[str, np.ndarray]
 
 
 def leave_out(
@@ -90,13 +93,7 @@ def leave_out(
     """
     size = len(task.documents)
     plan.check(size)
-    groups = _groups(task, answered, plan.num_functions)
-    counts = tuple(sorted(set(plan.counts)))
-    rankings = {
-        name: [_best_first(each[rows].mean(axis=0)) for rows in groups.values()]
-        for name, each in scores.items()
-    }
-    rankings |= _random_rankings(task, groups, plan.seed)
+    counts = (0, *sorted(set(plan.counts)))
     everything = frozenset(range(size))
 
     def jobs(removed: Sequence[int]) -> list[Retraining]:
@@ -105,13 +102,6 @@ def leave_out(
         seeds = np.random.default_rng([plan.seed, 7]).integers(2**31, size=plan.repeats)
         return [Retraining(kept, int(seed)) for seed in seeds]
 
-    planned = jobs([])
-    for k in counts:
-        for of_functions in rankings.values():
-            for ranking in of_functions:
-                planned += jobs(ranking[:k].tolist())
-    store.train(planned, workers=workers, progress="retraining without documents")
-
     def mean_answers(removed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         answers = [store.read(job) for job in jobs(removed)]
         return (
@@ -119,20 +109,39 @@ def leave_out(
             np.mean([one.correct for one in answers], axis=0),
         )
 
+    store.train(jobs([]), workers=workers, progress="retraining with all documents")
     base_losses, base_correct = mean_answers([])
-    rise: dict[str, np.ndarray] = {}
-    correct: dict[str, np.ndarray] = {}
+    # What another seed does not answer was answered by luck, and cannot be lost.
+    groups = _groups(task, answered & (base_correct == 1), plan.num_functions)
+    rankings = {
+        name: [_best_first(each[rows].mean(axis=0)) for rows in groups.values()]
+        for name, each in scores.items()
+    }
+    rankings |= _random_rankings(task, groups, plan.seed)
+    planned = [
+        job
+        for k in counts
+        for of_functions in rankings.values()
+        for ranking in of_functions
+        for job in jobs(ranking[:k].tolist())
+    ]
+    store.train(planned, workers=workers, progress="retraining without documents")
+    found = {}
     for name, of_functions in rankings.items():
         rows = []
         for queries, ranking in zip(groups.values(), of_functions, strict=True):
-            row = [(0.0, base_correct[queries].mean())]
+            taught = task.relevance[queries[0]][ranking]
+            row = []
             for k in counts:
                 losses, right = mean_answers(ranking[:k].tolist())
-                row.append(((losses - base_losses)[queries].mean(), right[queries].mean()))
+                rise = (losses - base_losses)[queries].mean()
+                row.append((rise, right[queries].mean(), taught[:k].sum()))
             rows.append(row)
-        both = np.array(rows)
-        rise[name], correct[name] = both[..., 0], both[..., 1]
-    return LeaveOut(tuple(groups), (0, *counts), rise, correct)
+        found[name] = np.moveaxis(np.array(rows), -1, 0)
+    rise, correct, relevant = (
+        {name: each[part] for name, each in found.items()} for part in range(3)
+    )
+    return LeaveOut(tuple(groups), counts, rise, correct, relevant)
 
 
 def _groups(
@@ -142,9 +151,13 @@ def _groups(
     functions = np.array([query.function for query in task.queries])
     known = [one for one in dict.fromkeys(functions.tolist()) if answered[functions == one].all()]
     if not known:
-        raise HopsError("The new checkpoint answers no function's queries; nothing can be lost.")
-    places = np.linspace(0, len(known) - 1, num=min(num_functions, len(known))).round()
-    return {known[int(place)]: np.flatnonzero(functions == known[int(place)]) for place in places}
+        raise HopsError(
+            "The new checkpoint and the models trained again on everything answer no function's "
+            "queries; nothing can be lost."
+        )
+    number = min(num_functions, len(known))
+    chosen = [known[place * len(known) // number] for place in range(number)]
+    return {one: np.flatnonzero(functions == one) for one in chosen}
 
 
 def _best_first(scores: np.ndarray) -> np.ndarray:

@@ -97,17 +97,16 @@ def open_store(task: AttributionTask, folder: Path) -> RetrainingStore:
     """Retrained models of a task's new checkpoint, asked the task's queries.
 
     Raises:
-        HopsError: How it was trained is not known, or the documents are not those of the task.
+        HopsError: How it was trained is not known, or not from the task's documents and old
+            checkpoint.
     """
-    training = read_training(Path(str(task.arguments.new)))
+    training = read_training(
+        Path(str(task.arguments.new)),
+        dataset=task.arguments.dataset,
+        old_model=Path(str(task.arguments.old)),
+    )
     questions = [Question(query.prompt, query.answer) for query in task.queries]
-    store = RetrainingStore.open(folder, training, questions)
-    if store.num_documents != len(task.documents):
-        raise HopsError(
-            f"{training.dataset_path}: {store.num_documents} documents, but the task has "
-            f"{len(task.documents)}; run this where the world was made."
-        )
-    return store
+    return RetrainingStore.open(folder, training, questions)
 
 
 def read_bank(folder: Path, task: AttributionTask) -> Bank:

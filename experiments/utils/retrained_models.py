@@ -25,6 +25,8 @@ from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
 _NOT_LOOKED_AT = ("overwrite", "output_dir", "seed_path", "checkpoint_fraction")
+_KNOWN_BY_CONTENT = ("dataset_path", "model")
+_WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,19 @@ class Retraining:
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def read_training(new_model: Path) -> TrainConfig:
+def read_training(new_model: Path, *, dataset: Path, old_model: Path) -> TrainConfig:
     """How a checkpoint was trained: ``training_config.json`` beside its ``final_model`` folder.
 
+    Documents and old checkpoint are looked for where the caller says, not where they lay when the
+    checkpoint was trained, so that a world can be moved; they must be the same files.
+
+    Args:
+        new_model: the checkpoint.
+        dataset: the documents that it was trained on.
+        old_model: the checkpoint that its training began with.
+
     Raises:
-        HopsError: There is no such file, or it holds something else.
+        HopsError: There is no such file, it holds something else, or it names other files.
     """
     path = new_model.parent / "training_config.json"
     if not path.is_file():
@@ -75,9 +85,16 @@ def read_training(new_model: Path) -> TrainConfig:
             "beside it, to know how to train again."
         )
     try:
-        return TypeAdapter(TrainConfig).validate_python(read_json(path)["arguments"])
+        record = read_json(path)
+        training = TypeAdapter(TrainConfig).validate_python(record["arguments"])
+        digests = TypeAdapter(dict[str, str]).validate_python(record["sha256"])
     except (KeyError, TypeError, ValidationError) as error:
         raise HopsError(f"{path}: not the arguments of `hops train`.") from error
+    was_read = (training.dataset_path, Path(training.model) / _WEIGHTS)
+    for before, now in zip(was_read, (dataset, old_model / _WEIGHTS), strict=True):
+        if not now.is_file() or digests.get(str(before)) != sha256_of(now):
+            raise HopsError(f"{now}: not what {new_model} was trained from ({path.name}).")
+    return replace(training, dataset_path=dataset, model=str(old_model))
 
 
 @dataclass(frozen=True)
@@ -126,12 +143,13 @@ class RetrainingStore:
         given = {
             name: value
             for name, value in values.items()
-            if name not in (*_NOT_LOOKED_AT, "seed") and getattr(self.training, name) != usual[name]
+            if name not in (*_NOT_LOOKED_AT, *_KNOWN_BY_CONTENT, "seed")
+            and getattr(self.training, name) != usual[name]
         }
         return {
             "training": given,
             "documents": sha256_of(self.training.dataset_path),
-            "old_model": sha256_of(Path(self.training.model) / "model.safetensors"),
+            "old_model": sha256_of(Path(self.training.model) / _WEIGHTS),
             "num_documents": self.num_documents,
             "questions": [[one.prompt, one.answer] for one in self.questions],
         }
