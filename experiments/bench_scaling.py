@@ -15,7 +15,7 @@ width between 2 and 3), a little below at these sizes, where much does not depen
 move the scores alone. Memory does not grow with examples, but for batches that are not full.
 
 Prints a table of points and one of exponents, written also in Markdown beside the rows in JSON, and
-a figure with a panel for each factor. About 6 minutes on two idle CPU cores.
+a figure with a panel for each factor. About 8 minutes on two idle CPU cores.
 """
 
 from dataclasses import asdict, dataclass, replace

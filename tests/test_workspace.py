@@ -94,7 +94,7 @@ DOCUMENTS = ["README.md", "CLAUDE.md", *(f"packages/{member}/README.md" for memb
 DOCUMENTS += ["experiments/paraphrases.md", "packages/hops/two_hop.md"]
 DOCUMENTS += ["experiments/attribution.md", "packages/attribution/ablations.md"]
 DOCUMENTS += ["packages/hops/second_name.md", "packages/attribution/leaderboard.md"]
-DOCUMENTS += ["packages/attribution/retraining.md"]
+DOCUMENTS += ["packages/attribution/retraining.md", "packages/if-query/scaling.md"]
 
 
 @cache
