@@ -3,7 +3,7 @@
 import pytest
 import torch
 from math_utils.capture import capture_pairs, frozen
-from math_utils.curvature import backward_pass, collect_gradients
+from math_utils.curvature import CovarianceSums, backward_pass, collect_gradients
 from math_utils.language_modeling import TokenBatch
 from math_utils.linear_maps import find_linear_maps, share_of_parameters
 from torch import nn
@@ -152,6 +152,36 @@ def test_maps_that_read_one_tensor_share_what_is_computed_from_it(problem, loss)
         backward_pass(problem.model, problem.maps, problem.batch([0, 1]), loss, consume)
     assert len({"up", "gate"} & set(calls)) == 1
     assert {"inner", "down"} <= set(calls)
+
+
+@pytest.mark.parametrize("first_has_bias", [False, True])
+def test_maps_with_and_without_bias_that_read_one_tensor_share_nothing(first_has_bias):
+    """As keys and queries of some models: covariances of 3 and of 3 + 1 inputs, in any order."""
+
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first = nn.Linear(3, 2, bias=first_has_bias)
+            self.second = nn.Linear(3, 2, bias=not first_has_bias)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.first(x) * self.second(x)
+
+    model, inputs = Pair().double(), torch.randn(4, 5, 3, dtype=torch.float64)
+    maps = find_linear_maps(model, lambda name: True)
+    sums = CovarianceSums(maps, torch.float64)
+
+    def objective(module, batch):
+        return module(inputs).square().sum(dim=(1, 2))
+
+    with frozen(model):
+        backward_pass(model, maps, dense_batch(4, 5), objective, sums.add, dtype=torch.float64)
+    for name, found in sums.finish().items():
+        rows = inputs.reshape(-1, 3)
+        if maps[name].has_bias:
+            rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=torch.float64)], dim=1)
+        torch.testing.assert_close(found.inputs, rows.T @ rows / len(rows), **EXACT)
 
 
 def test_the_loss_scale_is_taken_out_of_the_gradients_once(problem, loss):

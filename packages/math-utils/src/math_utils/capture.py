@@ -232,7 +232,7 @@ class _Recorder:
         self._inputs: dict[str, list[Tensor]] = {}
         self._gradients: dict[str, list[Tensor | None]] = {}
         self._readers: dict[int, int] = {}
-        self._memos: dict[int, dict[Any, Any]] = {}
+        self._memos: dict[tuple[int, bool], dict[Any, Any]] = {}
         self._rows: dict[tuple[int, torch.device], Tensor] = {}
 
     def hook(self, linear_map: LinearMap) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
@@ -280,19 +280,20 @@ class _Recorder:
                 raw.new_zeros((*raw.shape[:-1], d_out)) if one is None else one
                 for raw, one in zip(raw_inputs, raw_gradients, strict=True)
             ]
+            has_bias = self._maps[name].has_bias
             memo: dict[Any, Any] = {}
             if len(raw_inputs) == 1:
-                memo = self._memos.setdefault(id(raw_inputs[0]), {})
-            key = ("inputs", self._maps[name].has_bias)
-            if key not in memo:
-                memo[key] = self._prepare(raw_inputs, append_one=self._maps[name].has_bias)
+                # With a bias the rows are another matrix, and so is all that follows from them.
+                memo = self._memos.setdefault((id(raw_inputs[0]), has_bias), {})
+            if "inputs" not in memo:
+                memo["inputs"] = self._prepare(raw_inputs, append_one=has_bias)
             flat_gradients = self._prepare(gradients, append_one=False)
             if self._loss_scale != 1.0:
                 flat_gradients = flat_gradients / self._loss_scale
             self._consume(
                 CapturedPair(
                     name=name,
-                    inputs=memo[key],
+                    inputs=memo["inputs"],
                     output_gradients=flat_gradients,
                     lengths=tuple(length * len(raw_inputs) for length in self._lengths),
                     num_uses=len(raw_inputs),
@@ -302,7 +303,8 @@ class _Recorder:
         for raw in raw_inputs:
             self._readers[id(raw)] -= 1
             if not self._readers[id(raw)]:
-                self._memos.pop(id(raw), None)
+                for has_bias in (False, True):
+                    self._memos.pop((id(raw), has_bias), None)
 
     def _prepare(self, uses: list[Tensor], *, append_one: bool) -> Tensor:
         """[token, width] in the statistics' dtype, unpadded, uses of an example in a row."""
