@@ -101,7 +101,7 @@ def test_a_share_does_not_depend_on_the_order_of_rows_and_smaller_ones_are_parts
     assert len(dataset.share(1e-9)) == 1
 
 
-def test_the_metadata_and_the_plan_know_the_share(model, token_data, tmp_path, capsys):
+def test_the_metadata_tell_the_share_and_another_is_refused(model, token_data, tmp_path, capsys):
     store = fit(model, token_data, tmp_path / "factors", "--covariance-share", "0.4")
     count = store.metadata["num_examples"]
     assert store.metadata["covariance_share"] == 0.4
