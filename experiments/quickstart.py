@@ -94,7 +94,6 @@ def main(config: Config) -> None:
         output_dir=folder / "factors",
         dtype="float32",
         factor_batch_size=16,
-        lambda_batch_size=16,
         seed=config.seed,
         overwrite=True,
     )

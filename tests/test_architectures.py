@@ -9,6 +9,7 @@ from math_utils.curvature import (
     CovarianceSums,
     CurvatureConfig,
     EigenvalueSums,
+    ReplayedPasses,
     backward_pass,
     collect_gradients,
     fit_curvature,
@@ -72,6 +73,28 @@ def test_captured_gradients_equal_autograd(make_model, sequences, architecture, 
                 )
             for name in maps:
                 torch.testing.assert_close(found[name], expected[name], **CLOSE)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_replayed_parts_of_a_model_give_the_same_bits(make_model, sequences, architecture, side):
+    model = make_model(architecture)
+    maps = select_maps(model, "all").maps
+    passes = ReplayedPasses(model, maps, LanguageModelLoss("sampled"), max_bytes=1 << 30)
+    batch = collate(sequences, [0, 2, 3, 5], side, prompt=3)
+    runs, found = [], []
+    model.get_input_embeddings().register_forward_hook(lambda *call: runs.append(1))
+    with frozen(model):
+        for _ in range(2):
+            pairs = {}
+            passes.run("a", maps, batch, lambda pair, pairs=pairs: pairs.update({pair.name: pair}))
+            found.append(pairs)
+    assert len(runs) == 1
+    assert set(found[0]) == set(found[1]) == set(maps)
+    for name, first in found[0].items():
+        assert torch.equal(found[1][name].inputs, first.inputs)
+        assert torch.equal(found[1][name].output_gradients, first.output_gradients)
+        assert first.output_gradients.any()
 
 
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "olmoe"])

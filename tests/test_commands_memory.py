@@ -15,6 +15,7 @@ from if_query.out_of_memory import is_out_of_memory, runs_out_of_memory
 from if_query.partitions import capacity_of, fill_groups
 from if_query.schedule import BatchSchedule
 from if_query_commands import bits_of, fit, metadata_of, query
+from math_utils.curvature import ReplayedPasses
 
 
 def tensors_of(folder: Path, stage: str) -> dict[str, torch.Tensor]:
@@ -175,7 +176,7 @@ def test_a_pass_that_is_planned_again_takes_every_row_once():
 
 
 def short_of_memory(monkeypatch, fails) -> list[int]:
-    """Let backward passes of a fit fail, after half of the maps were added.
+    """Let the passes of a fit fail, after half of the maps were added.
 
     Args:
         fails: says for the number of a batch in its stage and its padded tokens whether it does.
@@ -183,9 +184,9 @@ def short_of_memory(monkeypatch, fails) -> list[int]:
     Returns:
         A list that fills with the padded tokens of every batch.
     """
-    real, tokens, stages = fit_stages.backward_pass, [], []
+    real, tokens, stages = ReplayedPasses.run, [], []
 
-    def backward_pass(model, maps, batch, objective, consume, **options):
+    def run(passes, key, maps, batch, consume, **options):
         tokens.append(batch.input_ids.numel())
         stages.append(type(consume.__self__))
         number, added = stages.count(stages[-1]), 0
@@ -197,9 +198,9 @@ def short_of_memory(monkeypatch, fails) -> list[int]:
             consume(pair)
             added += 1
 
-        return real(model, maps, batch, objective, half, **options)
+        return real(passes, key, maps, batch, half, **options)
 
-    monkeypatch.setattr(fit_stages, "backward_pass", backward_pass)
+    monkeypatch.setattr(ReplayedPasses, "run", run)
     return tokens
 
 
@@ -231,6 +232,7 @@ def test_memory_that_runs_out_later_adds_no_batch_twice_and_leaves_none_out(
     """Once in either pass, between saves; then to rounding the result of any other batches."""
     model = make_model_folder()
     more = ["--max-tokens-per-batch", "24", "--save-interval", "0" if saved else "600"]
+    more += ["--replay-memory-gb", "0"]  # or it would be given up first
     small = fit(model, token_data, tmp_path / "small", "--max-tokens-per-batch", "12")
     short_of_memory(monkeypatch, lambda number, size: number == 3)
     found = fit(model, token_data, tmp_path / "found", *more)

@@ -38,6 +38,9 @@ class Config:
     """Lengths are uniformly random up to here."""
     max_tokens: int = 1024
     """Our token budget per batch, padding counted."""
+    replay_bytes: int = 1 << 30
+    """What our covariance pass may keep, so that corrected eigenvalues need not run the whole model
+    again; 0 keeps nothing."""
     kronfluence: bool = True
     """Compare with kronfluence where it is installed."""
     bergson: bool = True

@@ -15,8 +15,8 @@ from math_utils.curvature import (
     Damping,
     Eigenbasis,
     EigenvalueSums,
+    ReplayedPasses,
     assemble,
-    backward_pass,
     collect_queries,
     decompose,
     score_batch,
@@ -93,6 +93,7 @@ class Ours:
             order = torch.randperm(len(rows), generator=generator)
             chosen = sorted(order[: max(1, round(share * len(rows)))].tolist())
             self._for_bases, _ = self._plan(examples.train, chosen)
+        self._passes: ReplayedPasses
         self._covariances: dict[str, Covariances]
         self._bases: dict[str, Eigenbasis]
         self._factors: CurvatureFactors
@@ -112,13 +113,18 @@ class Ours:
         """Do one stage and keep its result; scores [query, train] are returned."""
         with frozen(self._model):
             if stage == "covariances":
+                self._passes = ReplayedPasses(
+                    self._model, self._maps, self._sampled, self._config.replay_bytes
+                )
                 sums = self._pass(CovarianceSums(self._maps), self._for_bases)
                 self._covariances = sums.finish()
             elif stage == "eigendecompositions":
                 dtype = self._option.eigen_dtype
                 self._bases = dict(decompose(self._covariances.items(), dtype=dtype))
             elif stage == "corrected eigenvalues":
+                self._passes.keep_no_more()
                 sums = self._pass(EigenvalueSums(self._maps, self._bases), self._train)
+                self._passes.forget()
                 self._factors = assemble("ekfac", self._bases, sums.finish(len(self._rows)))
             else:
                 return self._score()
@@ -126,7 +132,7 @@ class Ours:
 
     def _pass(self, sums: Any, batches: Sequence[TokenBatch]) -> Any:
         for batch in batches:
-            backward_pass(self._model, self._maps, batch, self._sampled, sums.add)
+            self._passes.run(tuple(batch.example_keys.tolist()), self._maps, batch, sums.add)
         return sums
 
     def _score(self) -> Tensor:

@@ -19,6 +19,7 @@ from if_query.command_line import describe_arguments, parse
 from if_query.errors import InputError, command_errors
 
 if TYPE_CHECKING:
+    from if_query.factors import Stage
     from if_query.fit_stages import Fit
 
 
@@ -45,8 +46,9 @@ class FitHessiansConfig:
     factor_batch_size: PositiveInt = 8
     """Memory for the covariances, as a number of the longest sequences: batches are filled with
     sequences of like length up to this many times the longest one's tokens."""
-    lambda_batch_size: PositiveInt = 4
-    """The same for the corrected eigenvalues."""
+    lambda_batch_size: PositiveInt | None = None
+    """The same for the corrected eigenvalues; by default that of the covariances, whose pass then
+    shortens this one (see --replay-memory-gb)."""
     max_tokens_per_batch: PositiveInt | None = None
     """Tokens per batch, padding counted, in place of both batch sizes."""
     layer_stride: PositiveInt = 1
@@ -86,6 +88,11 @@ class FitHessiansConfig:
     module_partitions: PositiveInt | None = None
     """Fit the maps in this many groups, each with its own passes over the data: less memory, the
     same bits. By default as few as fit into memory."""
+    replay_memory_gb: Annotated[float, Field(ge=0)] | None = None
+    """Memory on the device, in 10⁹ bytes, in which the covariances keep what the corrected
+    eigenvalues need of each batch, so that these need not run the whole model again: two vectors of
+    the model's width per token and MLP. Less time, the same bits; 0 keeps nothing. By default a
+    quarter of what is free, or what --memory-gb leaves."""
     save_interval: float = 600.0
     """Seconds between saves of unfinished sums."""
     resume: bool = True
@@ -162,24 +169,41 @@ def _print_plan(config: FitHessiansConfig) -> Path:
 
     fit, _ = prepare(config)
     with row_errors(fit):
-        plan = plan_fit(fit, num_groups=config.module_partitions, memory_gb=config.memory_gb)
+        plan = plan_fit(
+            fit,
+            num_groups=config.module_partitions,
+            memory_gb=config.memory_gb,
+            replay_memory_gb=config.replay_memory_gb,
+        )
     for line in (*fit.tracked.describe(), *plan.describe(modules=config.plan_modules)):
         print(line)
     return config.output_dir
 
 
 def _in_groups(fit: "Fit", config: FitHessiansConfig) -> "Fit":
-    """The fit with its maps in groups that fit into memory, and a line about them."""
-    from if_query.fit_stages import row_errors
-    from if_query.plan.fit_trials import choose_capacities
+    """The fit in groups of maps that fit into memory, and with the room that passes share.
 
+    A line says so where there is more than one group.
+    """
+    from if_query.fit_stages import row_errors
+    from if_query.plan.fit_trials import StageTrial, choose_capacities
+    from if_query.plan.replay import choose_replay_bytes
+
+    trials: "dict[Stage, StageTrial]" = {}
     with row_errors(fit):
         capacities, lines = choose_capacities(
-            fit, num_groups=config.module_partitions, memory_gb=config.memory_gb, trials={}
+            fit, num_groups=config.module_partitions, memory_gb=config.memory_gb, trials=trials
         )
     for line in lines:
         print(line)
-    return replace(fit, capacities=capacities)
+    room = choose_replay_bytes(
+        fit,
+        asked_gb=config.replay_memory_gb,
+        memory_gb=config.memory_gb,
+        capacities=capacities,
+        trials=trials,
+    )
+    return replace(fit, capacities=capacities, replay_bytes=room)
 
 
 def prepare(config: FitHessiansConfig) -> "tuple[Fit, dict[str, Any]]":
@@ -218,7 +242,8 @@ def prepare(config: FitHessiansConfig) -> "tuple[Fit, dict[str, Any]]":
     covariance_rows = dataset.share(config.covariance_share)
     budgets = {
         "covariances": config.max_tokens_per_batch or config.factor_batch_size * longest,
-        "eigenvalues": config.max_tokens_per_batch or config.lambda_batch_size * longest,
+        "eigenvalues": config.max_tokens_per_batch
+        or (config.lambda_batch_size or config.factor_batch_size) * longest,
     }
     metadata: dict[str, Any] = {
         "format": FORMAT,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from math_utils.curvature import (
     CovarianceSums,
     CurvatureConfig,
     EigenvalueSums,
-    backward_pass,
+    ReplayedPasses,
     decompose,
     kfac_eigenvalues,
     share_equal_bases,
@@ -48,6 +48,8 @@ class Fit:
         covariance_rows: the examples that covariances, and so eigenbases, are made from.
         capacities: bytes of statistics that one pass of a stage may keep; a stage that is not
             named keeps those of all maps.
+        replay_bytes: what passes may keep so that later ones over the same batches need not run
+            the whole model.
     """
 
     model: Any
@@ -60,6 +62,12 @@ class Fit:
     budgets: dict[str, int]
     covariance_rows: Int64[np.ndarray, " some"]
     capacities: dict[str, int] = field(default_factory=dict)
+    replay_bytes: int = 0
+
+    @cached_property
+    def passes(self) -> ReplayedPasses:
+        """The passes over the data, which share what the first of them kept."""
+        return ReplayedPasses(self.model, self.tracked.maps, self.objective, self.replay_bytes)
 
     def rows_of(self, stage: Stage) -> Int64[np.ndarray, " some"]:
         """The rows of the data set that a stage goes over, ascending."""
@@ -77,6 +85,7 @@ def run_stages(fit: Fit) -> None:
         for stage in STAGES[fit.curvature.strategy]:
             if not fit.store.is_done(stage):
                 stages[stage](fit)
+    fit.passes.forget()
 
 
 def row_errors(fit: Fit) -> AbstractContextManager[None]:
@@ -136,7 +145,10 @@ def fit_eigenvalues(fit: Fit) -> None:
         store.finish_maps("eigenvalues", checksums)
         return
     devices = fit.tracked.devices()
-    for maps in waiting_groups(fit, "eigenvalues"):
+    groups = list(waiting_groups(fit, "eigenvalues"))
+    for number, maps in enumerate(groups, start=1):
+        if number == len(groups):
+            fit.passes.keep_no_more()
         bases = None
         if fit.curvature.strategy == "ekfac":
             bases = share_equal_bases(
@@ -196,6 +208,12 @@ def accumulate(
         if not failed:
             return sums
         del sums
+        if fit.passes.num_bytes:
+            fit.passes.forget()
+            print(
+                f"out of memory in stage {stage}; going on without what was kept for later passes"
+            )
+            continue
         if len(failed) == 1:
             raise InputError(
                 f"{describe_row(failed[0])}, of {lengths[failed[0]]} tokens, does not fit into "
@@ -232,11 +250,10 @@ def _add_batches(
 def _add_rows(fit: Fit, maps: Mapping[str, LinearMap], sums: Sums, rows: Sequence[int]) -> None:
     """Add one batch."""
     (batch,) = load_batches(fit.model, fit.dataset, [rows])
-    backward_pass(
-        fit.model,
+    fit.passes.run(
+        tuple(rows),
         maps,
         batch,
-        fit.objective,
         sums.add,
         dtype=fit.curvature.covariance_dtype,
         loss_scale=fit.curvature.loss_scale,

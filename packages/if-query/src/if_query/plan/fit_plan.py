@@ -12,7 +12,8 @@ from if_query.fit_stages import Fit
 from if_query.partitions import fill_groups
 from if_query.plan.eigen_costs import EigenCosts
 from if_query.plan.fit_trials import StageTrial, choose_capacities, passes_of, try_stage
-from if_query.plan.report import ModulePlan, Plan, StagePlan
+from if_query.plan.replay import Replay, choose_replay_bytes, try_replay
+from if_query.plan.report import ModulePlan, Plan, StagePlan, gigabytes
 from if_query.plan.sizes import (
     covariance_bytes,
     eigenvalue_bytes,
@@ -24,7 +25,13 @@ from if_query.plan.stand_ins import Maps
 from if_query.plan.trials import storage_rate
 
 
-def plan_fit(fit: Fit, *, num_groups: int | None, memory_gb: float | None) -> Plan:
+def plan_fit(
+    fit: Fit,
+    *,
+    num_groups: int | None,
+    memory_gb: float | None,
+    replay_memory_gb: float | None = None,
+) -> Plan:
     """Plan a fit from the beginning; nothing is written.
 
     Raises:
@@ -35,8 +42,12 @@ def plan_fit(fit: Fit, *, num_groups: int | None, memory_gb: float | None) -> Pl
     capacities, notes = choose_capacities(
         fit, num_groups=num_groups, memory_gb=memory_gb, trials=trials
     )
+    room = choose_replay_bytes(
+        fit, asked_gb=replay_memory_gb, memory_gb=memory_gb, capacities=capacities, trials=trials
+    )
+    replay = try_replay(fit, trials["eigenvalues"].budget) if room else None
     costs = EigenCosts(fit.tracked.maps, fit.curvature, fit.tracked.devices())
-    return _FitPlan(fit, trials, capacities, costs, loaded, notes).plan()
+    return _FitPlan(fit, trials, capacities, costs, loaded, notes, replay, room).plan()
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +58,8 @@ class _FitPlan:
     costs: EigenCosts
     loaded: Memory
     notes: list[str]
+    replay: Replay | None
+    replay_bytes: int
 
     def plan(self) -> Plan:
         stages = [StagePlan("loading", self.loaded.host, self.loaded.device, 0, 0.0)]
@@ -89,6 +102,24 @@ class _FitPlan:
             total += sum(self._itemsize * width**2 for width in widths)
         return total
 
+    @property
+    def _num_kept(self) -> int:
+        """Batches that corrected eigenvalues replay."""
+        return self.replay.kept(self.replay_bytes) if self.replay else 0
+
+    @property
+    def _kept_bytes(self) -> int:
+        """What covariances leave in memory for them."""
+        return int(self.replay.sizes[: self._num_kept].sum()) if self.replay else 0
+
+    @property
+    def _saved_seconds(self) -> float:
+        """What a pass takes less in replayed batches."""
+        if self.replay is None:
+            return 0.0
+        whole = self.trials["eigenvalues"].trial.seconds
+        return max(0.0, float((whole - self.replay.seconds)[: self._num_kept].sum()))
+
     def _copies(self, stage: Stage) -> int:
         """What writing the largest map takes beside it: its bytes twice."""
         maps = self.fit.tracked.maps.values()
@@ -97,16 +128,18 @@ class _FitPlan:
     def _pass(self, stage: Stage, on_disk: int) -> StagePlan:
         """A pass over the data: the largest group, and the sums saved on the way."""
         trial, groups = self.trials[stage], self._groups(stage)
-        statistics = max(self._statistics(stage, group) for group in groups)
+        statistics = max(self._statistics(stage, group) for group in groups) + self._kept_bytes
         running = self._memory(trial.trial.peak, statistics, 0)
         # Written when the pass is over: the sums are there, the activations are not.
         written = self._memory(held_memory(), statistics, self._copies(stage))
-        seconds = float(trial.trial.seconds.sum()) + (len(groups) - 1) * trial.plain_seconds
-        saved = min(2, int(seconds / len(groups) // max(self.fit.save_interval, 1e-9)))
+        saved = self._saved_seconds
+        seconds = float(trial.trial.seconds.sum()) - (saved if stage == "eigenvalues" else 0.0)
+        seconds += (len(groups) - 1) * max(0.0, trial.plain_seconds - saved)
+        num_saves = min(2, int(seconds / len(groups) // max(self.fit.save_interval, 1e-9)))
         progress = max(progress_bytes(stage, group, self._itemsize) for group in groups)
         own = self._files(stage)
         # At most two saves at a time, or one beside the files of the stage.
-        disk = on_disk + max(own + min(saved, 1) * progress, saved * progress)
+        disk = on_disk + max(own + min(num_saves, 1) * progress, num_saves * progress)
         return StagePlan(
             stage,
             max(running[0], written[0]),
@@ -124,7 +157,7 @@ class _FitPlan:
 
     def _eigenbases(self) -> StagePlan:
         first = self.trials["covariances"].first_reader
-        memory = self.costs.peak_bytes(first, self._itemsize)
+        memory = self.costs.peak_bytes(first, self._itemsize) + self._kept_bytes
         host, device = self._memory(held_memory(), memory, self._copies("eigenbases"))
         size = self._files("covariances") + self._files("eigenbases")
         seconds = self.costs.seconds(first) + size / storage_rate()
@@ -163,6 +196,12 @@ class _FitPlan:
                 )
             if len(groups := self._groups(stage)) > 1:
                 notes.append(f"{stage}: {len(groups)} groups of maps, a pass over the data each")
+        if self.replay and self._num_kept:
+            notes.append(
+                f"covariances keep {gigabytes(self._kept_bytes)}, so that corrected eigenvalues of "
+                f"{self._num_kept} of {len(self.replay.sizes)} batches need only the parts of the "
+                "model that hold the maps"
+            )
         notes.append("peaks are measured on the longest batch, plus exact sizes of statistics")
         notes.append("time: batches over the range of lengths, a + b·tokens + c·tokens·length")
         if "eigenbases" in STAGES[self.fit.curvature.strategy]:

@@ -51,6 +51,7 @@ from math_utils.curvature.gradients import (
 )
 from math_utils.curvature.precondition import precondition, precondition_all
 from math_utils.curvature.queries import Queries, collect_queries
+from math_utils.curvature.replayed import ReplayedPasses
 from math_utils.curvature.scores import BatchScores, score_batch, self_influence
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "MapFactors",
     "Objective",
     "Queries",
+    "ReplayedPasses",
     "Strategy",
     "assemble",
     "backward_pass",

@@ -21,12 +21,16 @@ class CurvatureConfig:
             small eigenvalues, which float32 gets wrong; float32 is 2 to 3 times faster.
         loss_scale: factor on the loss before the backward pass, taken out of every gradient
             again. For float16 models, whose small gradients would otherwise round to zero.
+        replay_bytes: what the first of two passes may keep so that the second need not run the
+            whole model (:mod:`math_utils.replay`): two vectors of the model's width per position
+            and MLP. The fit is the same, bit for bit; 0 keeps nothing.
     """
 
     strategy: Strategy = "ekfac"
     covariance_dtype: torch.dtype = torch.float32
     eigen_dtype: torch.dtype = torch.float64
     loss_scale: float = 1.0
+    replay_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -41,6 +45,8 @@ class CurvatureConfig:
                 )
         if not 0 < self.loss_scale < float("inf"):
             raise ValueError(f"expected a positive, finite loss_scale, got {self.loss_scale}")
+        if self.replay_bytes < 0:
+            raise ValueError(f"expected replay_bytes of at least 0, got {self.replay_bytes}")
 
 
 @dataclass(frozen=True)

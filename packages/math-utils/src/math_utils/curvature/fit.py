@@ -11,7 +11,8 @@ from math_utils.curvature.covariance import CovarianceSums
 from math_utils.curvature.eigenbasis import Eigenbasis, decompose, kfac_eigenvalues
 from math_utils.curvature.eigenvalues import EigenvalueSums
 from math_utils.curvature.factors import CurvatureFactors, MapFactors
-from math_utils.curvature.gradients import Objective, backward_pass
+from math_utils.curvature.gradients import Objective
+from math_utils.curvature.replayed import ReplayedPasses
 from math_utils.language_modeling import TokenBatch
 from math_utils.linear_maps import LinearMap
 
@@ -31,7 +32,8 @@ def fit_curvature(
     Args:
         model: left as it was, after an exception too.
         maps: the linear maps to fit.
-        batches: read once for each pass over the data (ekfac: twice), so not an iterator.
+        batches: read once for each pass over the data (ekfac: twice, and the same both
+            times), so not an iterator.
         objective: the summed loss of every example, in nats; the same at each reading.
         config: strategy and precision.
 
@@ -48,16 +50,19 @@ def fit_curvature(
     if config.strategy == "identity":
         return CurvatureFactors("identity", {name: MapFactors() for name in maps})
     bases: dict[str, Eigenbasis] | None = None
+    room = config.replay_bytes if config.strategy == "ekfac" else 0
+    passes = ReplayedPasses(model, maps, objective, room)
     with frozen(model):
         if config.strategy in ("kfac", "ekfac"):
             covariances = CovarianceSums(maps, config.covariance_dtype)
-            num_examples = _pass(model, maps, batches, objective, config, covariances)
+            num_examples = _pass(passes, maps, batches, config, covariances)
             bases = dict(decompose(covariances.drain(), dtype=config.eigen_dtype))
             if config.strategy == "kfac":
                 products = {n: kfac_eigenvalues(basis, num_examples) for n, basis in bases.items()}
                 return assemble("kfac", bases, products)
+        passes.keep_no_more()
         eigenvalues = EigenvalueSums(maps, bases, config.covariance_dtype)
-        num_examples = _pass(model, maps, batches, objective, config, eigenvalues)
+        num_examples = _pass(passes, maps, batches, config, eigenvalues)
     return assemble(config.strategy, bases, dict(eigenvalues.drain(num_examples)))
 
 
@@ -81,21 +86,19 @@ def assemble(
 
 
 def _pass(
-    model: nn.Module,
+    passes: ReplayedPasses,
     maps: Mapping[str, LinearMap],
     batches: Iterable[TokenBatch],
-    objective: Objective,
     config: CurvatureConfig,
     sums: CovarianceSums | EigenvalueSums,
 ) -> int:
     """One pass over the data into running sums; the number of examples."""
     num_examples = 0
-    for batch in batches:
-        backward_pass(
-            model,
+    for place, batch in enumerate(batches):
+        passes.run(
+            place,
             maps,
             batch,
-            objective,
             sums.add,
             dtype=config.covariance_dtype,
             loss_scale=config.loss_scale,

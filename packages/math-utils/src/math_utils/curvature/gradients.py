@@ -1,6 +1,7 @@
 """Per-example gradients of linear maps from captured pairs: G_n = Σ_t δ_t a_tᵀ."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -13,6 +14,9 @@ from math_utils.linear_maps import LinearMap
 
 Objective = Callable[[nn.Module, TokenBatch], Float[Tensor, " batch"]]
 """The loss of every example of a batch, in nats. Examples must not affect each other."""
+
+Recording = Callable[[float], AbstractContextManager[None]]
+"""Given the factor on the loss, a context around a forward and a backward pass."""
 
 CACHE_SIZED: Mapping[str, int] = {"cpu": 1 << 18, "cuda": 1 << 28}
 """Gradient entries formed at once: what fits a CPU's cache, and what keeps a GPU busy."""
@@ -27,6 +31,7 @@ def backward_pass(
     *,
     dtype: torch.dtype = torch.float32,
     loss_scale: float = 1.0,
+    recording: Recording | None = None,
 ) -> Float[Tensor, " batch"]:
     """One forward and backward pass over a batch; every map's pair goes to ``consume``.
 
@@ -40,6 +45,7 @@ def backward_pass(
         loss_scale: factor on the loss, taken out of the gradients again. Where it makes a
             gradient overflow, the batch is done again with a smaller one; until the pass is
             over, pairs are then held back.
+        recording: given the factor on the loss, a context to run both passes in.
 
     Returns:
         The loss of every example, in nats.
@@ -50,14 +56,16 @@ def backward_pass(
     while loss_scale > 1:
         held: list[CapturedPair] = []
         try:
-            losses = _backward_once(model, maps, batch, objective, held.append, dtype, loss_scale)
+            losses = _backward_once(
+                model, maps, batch, objective, held.append, dtype, loss_scale, recording
+            )
         except NonFiniteError:
             loss_scale = max(1.0, loss_scale / 16)
             continue
         for pair in held:
             consume(pair)
         return losses
-    return _backward_once(model, maps, batch, objective, consume, dtype, loss_scale)
+    return _backward_once(model, maps, batch, objective, consume, dtype, loss_scale, recording)
 
 
 def _backward_once(
@@ -68,14 +76,13 @@ def _backward_once(
     consume: Callable[[CapturedPair], None],
     dtype: torch.dtype,
     loss_scale: float,
+    recording: Recording | None,
 ) -> Tensor:
-    def checked(pair: CapturedPair) -> None:
-        sum_of_inputs = pair.shared("sum", pair.inputs.sum)
-        if not torch.isfinite(pair.output_gradients.sum() + sum_of_inputs):
-            raise _find_non_finite(pair, batch)
-        consume(pair)
-
-    with capture_pairs(maps, batch.attention_mask, checked, dtype=dtype, loss_scale=loss_scale):
+    checked = check_finite(batch, consume)
+    capturing = capture_pairs(
+        maps, batch.attention_mask, checked, dtype=dtype, loss_scale=loss_scale
+    )
+    with capturing, recording(loss_scale) if recording else nullcontext():
         losses = objective(model, batch)
         finite = torch.isfinite(losses)
         if not finite.all():
@@ -84,6 +91,23 @@ def _backward_once(
         if losses.requires_grad:
             (losses.sum() * loss_scale).backward()
     return losses.detach()
+
+
+def check_finite(
+    batch: TokenBatch, consume: Callable[[CapturedPair], None]
+) -> Callable[[CapturedPair], None]:
+    """``consume`` behind a check of every pair.
+
+    What is returned raises NonFiniteError, with the example and the module.
+    """
+
+    def checked(pair: CapturedPair) -> None:
+        sum_of_inputs = pair.shared("sum", pair.inputs.sum)
+        if not torch.isfinite(pair.output_gradients.sum() + sum_of_inputs):
+            raise _find_non_finite(pair, batch)
+        consume(pair)
+
+    return checked
 
 
 def _find_non_finite(pair: CapturedPair, batch: TokenBatch) -> CurvatureError:
