@@ -14,9 +14,10 @@ The unit is one plain pass over the same examples: forward and backward with wei
 random order, batches of 8 padded to their longest. All go without an attention mask in the model
 (under causal attention no real position sees padding on the right), which is the faster way for
 each. Rounds of plain pass, our stages, plain pass, a peer's stages alternate; medians are reported.
-A peer gets the settings that were fastest for each of its stages in a trial: for kronfluence batch
-size, data sorted by length or not, batched or iterative Lambda, with all queries accumulated, so
-that it passes over the training examples once; for bergson the tokens per batch. Peak memory is
+Each gets the settings that were fastest for its stages in a trial: tokens per batch for us and for
+bergson; for kronfluence batch size, data sorted by length or not, batched or iterative Lambda, with
+all queries accumulated, so that it passes over the training examples once. Ours keeps in memory what
+corrected eigenvalues need, as fit-hessians does (``--replay-bytes 0`` for without). Peak memory is
 that of a process of its own for each system, above what it was once the model was built.
 
 A second table counts the arithmetic of our stages (:mod:`utils.ekfac_arithmetic`) and compares it
@@ -64,7 +65,7 @@ from utils.ekfac_model import (
     plain_pass,
 )
 from utils.ekfac_options import NOT_MEASURED, correlations, measure_options, options_table
-from utils.ekfac_ours import Ours
+from utils.ekfac_ours import Ours, choose_tokens
 from utils.ekfac_report import efficiency_rows, efficiency_table, stages_table, summarize
 from utils.report_table import wide_console
 
@@ -78,6 +79,7 @@ def main(config: Config) -> None:
     console = wide_console()
     config = replace(config, device=config.device or default_device())
     # Child processes first: a child's peak memory starts at what its parent holds.
+    config = in_child(choose_tokens, config)
     builders, settings, absent = choose_systems(config)
     peaks = {name: in_child(peak_memory, config, build) for name, build in builders.items()}
 
@@ -90,6 +92,7 @@ def main(config: Config) -> None:
     lines = [
         f"One plain pass: {plain_seconds:.2f} s; float32 matrix products: {rate / 1e9:.0f} GFLOP/s "
         f"on {machine(config)}; medians of {config.repeats} rounds.",
+        f"Our tokens per batch: {config.fit_tokens} to fit, {config.score_tokens} to score.",
         *(f"{name}'s settings: {chosen.describe()}." for name, chosen in settings.items()),
         *(compare(name, scores) for name in settings),
         *(HOW_TO_INSTALL.format(name) for name in absent),

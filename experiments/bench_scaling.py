@@ -54,6 +54,7 @@ from utils.ekfac_scaling_report import (
 from utils.report_table import wide_console
 
 PLAIN_BATCH = 8
+TOKENS_PER_BATCH = 1024
 FACTORS = {
     "examples": (16, 32, 64, 128),
     "queries": (4, 16, 64),
@@ -139,6 +140,8 @@ def bench_config(config: Config, sizes: dict[str, int]) -> BenchConfig:
         num_queries=sizes["queries"],
         min_length=sizes["length"],
         max_length=sizes["length"],
+        fit_tokens=TOKENS_PER_BATCH,
+        score_tokens=TOKENS_PER_BATCH,
         repeats=config.repeats,
         threads=config.threads,
         device=config.device,
@@ -163,7 +166,8 @@ def measure_point(config: BenchConfig) -> Point:
 
 def arithmetic(config: BenchConfig) -> dict[str, int]:
     """Floating point operations counted for every stage."""
-    counted = stage_arithmetic(shapes_of(config), *workloads_of(config))
+    replays = config.replay_bytes > 0
+    counted = stage_arithmetic(shapes_of(config), *workloads_of(config), replays=replays)
     return {stage: sum(parts.values()) for stage, parts in counted.items()}
 
 

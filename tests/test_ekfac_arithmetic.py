@@ -11,6 +11,7 @@ from math_utils.curvature import (
     CovarianceSums,
     Damping,
     EigenvalueSums,
+    ReplayedPasses,
     assemble,
     backward_pass,
     collect_queries,
@@ -32,6 +33,7 @@ from utils.ekfac_arithmetic import (
     example_products,
     forward,
     plain_pass,
+    replay,
     rotations,
     score_products,
     stage_arithmetic,
@@ -130,10 +132,24 @@ def test_the_stage_of_eigenvalues_does_what_is_counted(model):
         maps, batch, bases, _ = fitted(model)
         squares, loss = EigenvalueSums(maps, bases), LanguageModelLoss("sampled")
         run = counted(lambda: backward_pass(model, maps, batch, loss, squares.add))
-    parts = stage_arithmetic(SHAPES, DATA, ASKED)["corrected eigenvalues"]
+    parts = stage_arithmetic(SHAPES, DATA, ASKED, replays=False)["corrected eigenvalues"]
     assert run == sum(parts.values())
     assert parts["rotations"] == rotations(SHAPES, DATA)
     assert parts["products per example"] == example_products(SHAPES, DATA)
+
+
+def test_a_replayed_stage_does_what_is_counted_and_the_forward_product_of_down(model):
+    with frozen(model):
+        maps, batch, bases, _ = fitted(model)
+        squares = EigenvalueSums(maps, bases)
+        passes = ReplayedPasses(model, maps, LanguageModelLoss("sampled"), max_bytes=1 << 30)
+        passes.run(0, maps, batch, lambda pair: None)
+        run = counted(lambda: passes.run(0, maps, batch, squares.add))
+    parts = stage_arithmetic(SHAPES, DATA, ASKED, replays=True)["corrected eigenvalues"]
+    # Nobody needs what down gives, but its module runs.
+    not_needed = 2 * SHAPES.num_layers * DATA.num_tokens * SHAPES.map_weights
+    assert run == sum(parts.values()) + not_needed
+    assert parts["MLPs again"] == replay(SHAPES, DATA)
 
 
 def test_the_stage_of_scores_does_what_is_counted(model):
@@ -148,7 +164,7 @@ def test_the_stage_of_scores_does_what_is_counted(model):
             score_batch(model, maps, batch, loss, found["queries"])
 
         taken = counted(run)
-    parts = stage_arithmetic(SHAPES, DATA, ASKED)["scores"]
+    parts = stage_arithmetic(SHAPES, DATA, ASKED, replays=True)["scores"]
     assert taken == sum(parts.values())
     assert parts["scores of pairs"] == score_products(SHAPES, TRAIN, QUERIES)
 

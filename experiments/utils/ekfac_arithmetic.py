@@ -89,6 +89,14 @@ def backward_to_maps(model: GatedDecoder, data: Workload) -> int:
     return 2 * data.num_tokens * per_token + attention + head
 
 
+def replay(model: GatedDecoder, data: Workload) -> int:
+    """What a second pass does again of the model, from the MLPs' inputs and output gradients.
+
+    The forward products of gate and up, and the backward one of down.
+    """
+    return 6 * model.num_layers * data.num_tokens * model.map_weights
+
+
 def plain_pass(model: GatedDecoder, data: Workload) -> int:
     """Forward and backward with all weight gradients: three times the forward pass."""
     return 3 * forward(model, data)
@@ -133,16 +141,23 @@ def score_products(model: GatedDecoder, num_examples: int, num_queries: int) -> 
 
 
 def stage_arithmetic(
-    model: GatedDecoder, train: Workload, queries: Workload
+    model: GatedDecoder, train: Workload, queries: Workload, *, replays: bool
 ) -> dict[str, dict[str, int]]:
-    """{stage: {part: floating point operations}} of EK-FAC influence."""
+    """{stage: {part: floating point operations}} of EK-FAC influence.
+
+    Args:
+        model: shapes.
+        train: training examples, which are also what curvature is fitted on.
+        queries: queries.
+        replays: whether corrected eigenvalues do only :func:`replay` of the model.
+    """
     passes = {"forward": forward(model, train), "backward": backward_to_maps(model, train)}
     asked = queries.num_examples
     return {
         "covariances": {**passes, "covariance products": covariance_products(model, train)},
         "eigendecompositions": {"eigendecompositions": eigendecompositions(model)},
         "corrected eigenvalues": {
-            **passes,
+            **({"MLPs again": replay(model, train)} if replays else passes),
             "rotations": rotations(model, train),
             "products per example": example_products(model, train),
         },

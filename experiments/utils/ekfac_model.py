@@ -36,8 +36,12 @@ class Config:
     """Lengths are uniformly random from here."""
     max_length: int = 128
     """Lengths are uniformly random up to here."""
-    max_tokens: int = 1024
-    """Our token budget per batch, padding counted."""
+    fit_tokens: int | None = None
+    """Our tokens per batch in both passes of the fit, padding counted; by default the fastest."""
+    score_tokens: int | None = None
+    """The same where examples are scored."""
+    batch_sizes: tuple[int, ...] = (8, 12, 16)
+    """What our trial goes through, as a number of the longest examples."""
     replay_bytes: int = 1 << 30
     """What our covariance pass may keep, so that corrected eigenvalues need not run the whole model
     again; 0 keeps nothing."""

@@ -84,7 +84,8 @@ def efficiency_rows(
     model, (train, queries) = shapes_of(config), workloads_of(config)
     seconds = {row["stage"]: row["ours_seconds"] for row in rows if "ours_seconds" in row}
     seconds[PLAIN] = plain_seconds
-    stages = stage_arithmetic(model, train, queries)
+    replays = config.replay_bytes > 0
+    stages = stage_arithmetic(model, train, queries, replays=replays)
     whole = {stage: sum(parts.values()) for stage, parts in stages.items()}
     counted = {PLAIN: plain_pass(model, train), **whole, "total": sum(whole.values())}
     found = []
