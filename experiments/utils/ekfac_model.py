@@ -40,7 +40,7 @@ class Config:
     """Our tokens per batch in both passes of the fit, padding counted; by default the fastest."""
     score_tokens: int | None = None
     """The same where examples are scored."""
-    batch_sizes: tuple[int, ...] = (8, 12, 16)
+    batch_sizes: tuple[int, ...] = (6, 8, 12)
     """What our trial goes through, as a number of the longest examples."""
     replay_bytes: int = 1 << 30
     """What our covariance pass may keep, so that corrected eigenvalues need not run the whole model
