@@ -17,8 +17,8 @@ each. Rounds of plain pass, our stages, plain pass, a peer's stages alternate; m
 Each gets the settings that were fastest for its stages in a trial: tokens per batch for us and for
 bergson; for kronfluence batch size, data sorted by length or not, batched or iterative Lambda, with
 all queries accumulated, so that it passes over the training examples once. Ours keeps in memory
-what corrected eigenvalues need, as fit-hessians does (``--replay-bytes 0`` for without). Peak memory is
-that of a process of its own for each system, above what it was once the model was built.
+what corrected eigenvalues need, as fit-hessians does (``--replay-bytes 0`` for without). Peak
+memory is that of a process of its own for each system, above what it was once the model was built.
 
 A second table counts the arithmetic of our stages (:mod:`utils.ekfac_arithmetic`) and compares it
 with what matrix products reach here, in the same run. A third has the options that change a number,
