@@ -8,9 +8,9 @@ center (64 examples of 64 tokens, 16 queries, 2 layers of width 192), each point
 own, which measures peak memory in its first round and times the rounds after it, a plain pass
 between them. An exponent is the slope of a least-squares line through the logarithms of the points
 (of their medians; its range over the rounds beside it). The expected exponent is the same slope of
-the arithmetic that is counted in :mod:`utils.ekfac_arithmetic`. Both passes of the fit run the whole
-model: what the first can keep for the second is left out, for it may grow with the data up to the
-memory that it is given.
+the arithmetic that is counted in :mod:`utils.ekfac_arithmetic`. Both passes of the fit run the
+whole model: what the first can keep for the second is left out, for it may grow with the data up to
+the memory that it is given.
 
 Expected: exponents in time near to those of the arithmetic (1 in examples, length and layers; with
 width between 2 and 3), a little below at these sizes, where much does not depend on them. Queries

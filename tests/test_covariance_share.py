@@ -5,18 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from forks import kill_when
 from if_query import fit_hessians
 from if_query.batching import collate
 from if_query.datasets import load_token_dataset
 from if_query.factors import FactorStore
 from if_query.models import LanguageModelLoss, load_model, select_maps
+from if_query.plan import trials
+from if_query_commands import bits_of, fit_arguments
 from math_utils.capture import frozen
 from math_utils.curvature import EigenvalueSums, backward_pass
 
 
 def fit(model: Path, data: Path, folder: Path, *more: str) -> FactorStore:
-    arguments = f"--model {model} --hessian-dataset {data} --output-dir {folder}"
-    fit_hessians.main([*arguments.split(), "--dtype", "float32", "--device", "cpu", *more])
+    fit_hessians.main(fit_arguments(model, data, folder, *more))
     return FactorStore.open(folder)
 
 
@@ -111,6 +113,39 @@ def test_the_metadata_tell_the_share_and_another_is_refused(model, token_data, t
         fit(model, token_data, tmp_path / "factors")
     assert leaving.value.code == 2
     assert "covariance_share was 0.4, now 1.0" in capsys.readouterr().err
+
+
+def test_a_fit_killed_within_its_share_ends_at_the_same_bits(model, token_data, tmp_path):
+    more = ["--covariance-share", "0.5", "--max-tokens-per-batch", "12", "--save-interval", "0"]
+    fit(model, token_data, tmp_path / "whole", *more)
+    folder = tmp_path / "killed"
+    arguments = fit_arguments(model, token_data, folder, *more)
+    kill_when(
+        lambda: fit_hessians.main(arguments),
+        lambda: any(folder.glob("progress/covariances-000000002")),
+    )
+    assert not (folder / "eigenbases").exists()
+    fit_hessians.main(arguments)
+    assert bits_of(folder) == bits_of(tmp_path / "whole")
+
+
+def test_a_plan_counts_the_batches_of_the_share(model, token_data, tmp_path, capsys, monkeypatch):
+    """Seconds are those of the batches: with equal ones, in proportion to the examples."""
+    counted = {}
+    real = trials.fit_seconds
+
+    def fit_seconds(sizes, measured, seconds):
+        counted.setdefault(sum(count for count, _ in sizes), []).append(len(sizes))
+        return real(sizes, measured, seconds)
+
+    monkeypatch.setattr(trials, "fit_seconds", fit_seconds)
+    arguments = fit_arguments(model, token_data, tmp_path / "factors")
+    fit_hessians.main([*arguments, "--covariance-share", "0.4", "--plan"])
+    printed = capsys.readouterr().out
+    num_examples = len(load_token_dataset(token_data, vocab_size=10_000))
+    assert set(counted) == {round(0.4 * num_examples), num_examples}
+    assert "covariances keep" not in printed
+    assert not (tmp_path / "factors").exists()
 
 
 @pytest.mark.parametrize(

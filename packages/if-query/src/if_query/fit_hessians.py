@@ -58,8 +58,9 @@ class FitHessiansConfig:
     searched for in module names."""
     covariance_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the examples, chosen by their content, that covariances and so eigenbases are made
-    from; corrected eigenvalues still see all of them. Less time and other numbers: at 0.25 scores
-    correlated 0.99 with the exact ones (experiments/bench_ekfac.py)."""
+    from; corrected eigenvalues still see all of them. Other numbers (at 0.25 scores correlated 0.99
+    with the exact ones, experiments/bench_ekfac.py) for less time, above all where the data are too
+    many for --replay-memory-gb: nothing is kept then."""
     max_examples: PositiveInt | None = None
     """Use only the first examples of the data set."""
     empirical_fisher: bool = False
