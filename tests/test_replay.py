@@ -6,6 +6,7 @@ import pytest
 import torch
 from forks import kill_when
 from if_query import fit_hessians, fit_stages
+from if_query.device_memory import held_memory
 from if_query_commands import bits_of, fit, fit_arguments, metadata_of
 from math_utils.curvature import ReplayedPasses
 
@@ -158,6 +159,26 @@ def test_the_memory_that_is_stated_bounds_what_is_kept(
     assert rooms[-1] == 0
     fit(model, token_data, tmp_path / "asked", "--memory-gb", "64", *PLENTY)
     assert rooms[-1] == 10**9
+
+
+def test_what_is_kept_and_the_statistics_share_the_stated_memory(
+    model, token_data, tmp_path, monkeypatch
+):
+    rooms = []
+    real = ReplayedPasses.__init__
+
+    def create(passes, model, maps, objective, max_bytes):
+        rooms.append(max_bytes)
+        real(passes, model, maps, objective, max_bytes)
+
+    monkeypatch.setattr(ReplayedPasses, "__init__", create)
+    monkeypatch.setattr("if_query.plan.replay.free_memory", lambda devices: 10**12)
+    before = held_memory().host
+    for stated in (8, 9):
+        fit(model, token_data, tmp_path / f"{stated}", "--memory-gb", str(stated))
+    smaller, larger = rooms[-2:]
+    assert smaller < 8e9 - before
+    assert larger - smaller == pytest.approx(1e9, rel=0.2)
 
 
 @pytest.mark.parametrize("room", ["-1", "nan", "much"])

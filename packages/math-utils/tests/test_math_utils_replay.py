@@ -270,6 +270,81 @@ def test_what_cannot_be_replayed_runs_whole_again(model, kind, pattern):
     assert passes.num_batches == 0
 
 
+class Parallel(Layer):
+    """Two parts read one tensor."""
+
+    def forward(self, x, weights):
+        mixed, _ = self.mixing(hidden=x, weights=(weights,))
+        return x + torch.tanh(mixed) + 2 * self.mlp(x)
+
+
+def test_a_tensor_that_two_segments_read_is_counted_once(model):
+    torch.manual_seed(1)
+    model.layers[1] = Parallel()
+    maps, batch = tracked(model, ("layers.1",)), make_batch()
+    passes = ReplayedPasses(model, maps, objective, PLENTY)
+    passed(passes, model, maps, batch)
+    num_rows, length = batch.input_ids.shape
+    assert passes.num_bytes == 4 * (3 * num_rows * length * WIDTH + length)
+
+
+class HandsOnInput(nn.Module):
+    """Returns its input too, as attention returns what it was given of a cache."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.up = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        return {"input": x, "output": torch.sigmoid(self.gate(x)) * self.up(x)}
+
+
+class ReadsBoth(Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp = HandsOnInput()
+
+    def forward(self, x, weights):
+        both = self.mlp(x)
+        return both["input"] + both["output"]
+
+
+def test_a_segment_that_hands_on_its_input_is_replayed(model):
+    torch.manual_seed(1)
+    model.layers[1] = ReadsBoth()
+    maps, batch = tracked(model, ("mlp",)), make_batch()
+    expected = plain(model, maps, batch)
+    passes = ReplayedPasses(model, maps, objective, PLENTY)
+    for _ in range(2):
+        assert_same_bits(passed(passes, model, maps, batch), expected)
+    assert passes.num_batches == 1
+
+
+def test_a_weight_that_two_segments_share_is_not_replayed(model):
+    model.layers[2].mlp.up = nn.Linear(WIDTH, 6)
+    model.layers[2].mlp.up.weight = model.layers[0].mlp.up.weight
+    model.layers[2].mlp.up.bias = model.layers[0].mlp.up.bias
+    maps, batch = tracked(model, ("mlp",)), make_batch()
+    assert "layers.2.mlp.up" not in maps
+    expected = plain(model, maps, batch)
+    assert expected["layers.0.mlp.up"][2] == (10, 6, 8)  # twice the lengths
+    passes = ReplayedPasses(model, maps, objective, PLENTY)
+    for _ in range(2):
+        assert_same_bits(passed(passes, model, maps, batch), expected)
+    assert passes.num_batches == 0
+
+
+def test_a_last_pass_keeps_nothing_and_replays_what_was_kept(model):
+    maps, batch = tracked(model), make_batch()
+    passes = ReplayedPasses(model, maps, objective, PLENTY)
+    with frozen(model):
+        passes.run("a", maps, batch, lambda pair: None)
+        passes.keep_no_more()
+        for key in ("a", "b", "b"):
+            passes.run(key, maps, batch, lambda pair: None)
+    assert (model.runs, passes.num_batches) == (3, 1)
+
+
 def test_a_view_is_kept_without_what_it_is_a_view_of(model):
     class Sliced(Layer):
         def forward(self, x, weights):
