@@ -153,10 +153,12 @@ def _judged(
     found: dict[str, Any] = {"retrieval": report.to_dict()}
     same, relevant = with_the_answer(task)[chosen], task.relevance[chosen]
     if (same & ~relevant).any() and (same & relevant).any(axis=1).all():
-        among = evaluate_retrieval(
+        found["same_answer"] = _precision(
             put_last(scores, ~same), relevant & same, groups=groups, seed=seed
-        ).metrics["precision@10"]
-        found["same_answer"] = {"mean": among.mean, "low": among.low, "high": among.high}
+        )
+    states = task.states_value[chosen]
+    if (states != relevant).any() and states.any(axis=1).all():
+        found["states_value"] = _precision(scores, states, groups=groups, seed=seed)
     if bank is not None:
         losses = bank.losses.mean(axis=1)[:, chosen]
         lds = evaluate_lds(scores, bank.masks, losses, groups=groups, seed=seed)
@@ -164,14 +166,26 @@ def _judged(
     return found
 
 
-def with_the_answer(task: AttributionTask) -> np.ndarray:
-    """Whether a document is about a function that returns the query's answer [query, document].
+def _precision(
+    scores: np.ndarray, relevance: np.ndarray, *, groups: list[str], seed: int
+) -> dict[str, float]:
+    one = evaluate_retrieval(scores, relevance, groups=groups, seed=seed).metrics["precision@10"]
+    return {"mean": one.mean, "low": one.low, "high": one.high}
 
-    Where other functions return the same, these documents tell a method that knows who taught the
-    answer from one that finds the answer written.
+
+def with_the_answer(task: AttributionTask) -> np.ndarray:
+    """Those that taught a query's answer, or are about functions that return it [query, document].
+
+    Functions of other chains are meant, not the wrappers of the function asked for. Where there are
+    such functions, these documents tell a method that knows who taught the answer from one that
+    finds the answer written.
     """
     constants = np.array([str(one.constant) for one in task.documents])
-    return np.array([constants == query.answer.strip() for query in task.queries])
+    same = [
+        (constants == query.answer.strip()) & (task.chains != query.base_function)
+        for query in task.queries
+    ]
+    return np.array(same) | task.relevance
 
 
 def put_last(scores: np.ndarray, unwanted: np.ndarray) -> np.ndarray:
