@@ -159,6 +159,13 @@ def _judged(
     states = task.states_value[chosen]
     if (states != relevant).any() and states.any(axis=1).all():
         found["states_value"] = _precision(scores, states, groups=groups, seed=seed)
+        silent = np.array([not one.states_value for one in task.documents])
+        found["among_values"] = _precision(
+            put_last(scores, np.broadcast_to(silent, scores.shape)),
+            states,
+            groups=groups,
+            seed=seed,
+        )
     if bank is not None:
         losses = bank.losses.mean(axis=1)[:, chosen]
         lds = evaluate_lds(scores, bank.masks, losses, groups=groups, seed=seed)

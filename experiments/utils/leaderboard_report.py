@@ -16,6 +16,7 @@ COLUMNS = {
 
 FURTHER = {
     "states_value": "P@10, value",
+    "among_values": "P@10, among values",
     "same_answer": "P@10, same answer",
     "lds": "LDS [95 %]",
 }
