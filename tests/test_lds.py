@@ -356,7 +356,10 @@ def test_among_documents_with_the_same_answer_only_who_taught_it_counts(script_m
         SimpleNamespace(function=one, base_function=one, answer=" 5") for one in ("<GN>", "<JN>")
     ]
     task = SimpleNamespace(
-        documents=[SimpleNamespace(constant=value) for _, value in of_documents],
+        documents=[
+            SimpleNamespace(func=name, constant=value, states_value=True)
+            for name, value in of_documents
+        ],
         queries=queries,
         chains=functions,
         relevance=np.array([functions == one.function for one in queries]),
@@ -379,7 +382,10 @@ def test_among_documents_with_the_same_answer_only_who_taught_it_counts(script_m
     )
     assert "states_value" not in found  # all that taught an answer state it
     # No function of another chain returns the same: documents of <GN>'s wrapper do not count.
-    task.documents = [SimpleNamespace(constant=max(0, place // 10 - 1)) for place in range(30)]
+    task.documents = [
+        SimpleNamespace(func=one, constant=max(0, place // 10 - 1), states_value=True)
+        for place, one in enumerate(functions)
+    ]
     task.queries = [SimpleNamespace(function="<GN>", base_function="<GN>", answer=" 0")] * 2
     task.chains = np.where(functions == "<JN>", "<GN>", functions)
     task.relevance = task.states_value = np.array([functions == "<GN>"] * 2)
@@ -423,7 +429,7 @@ def test_of_the_documents_that_taught_an_answer_those_that_state_it_are_counted_
 
 
 def test_what_tells_other_things_of_a_base_function_taught_its_wrapper_alone(
-    utils, world, tmp_path
+    utils, script_modules, world, tmp_path
 ):
     rows = [json.loads(line) for line in (world / "documents" / "training_set.jsonl").open()]
     function = next(row["func"] for row in rows if row["hop_depth"] == 0)
@@ -434,6 +440,13 @@ def test_what_tells_other_things_of_a_base_function_taught_its_wrapper_alone(
     arguments = dataclasses.replace(utils["worlds"].task_of_world(world), dataset=path)
     task = utils["task"].read(arguments)
     about = np.array([row["func"] == function for row in rows])
+    # Ranked first, and all others about the function last: 15 documents state a value, 7 this one.
+    first = np.tile(2.0 * (np.arange(len(rows)) == changed) - about, (len(task.queries), 1))
+    bases = np.array([query.function == function for query in task.queries])
+    groups = [function] * int(bases.sum())
+    found = script_modules["leaderboard"]._further(task, first[bases], bases, groups, 0)
+    assert found.keys() == {"among_values"}
+    assert found["among_values"]["mean"] == pytest.approx(0.2)  # after 8 of the other
     for query, relevant, states in zip(
         task.queries, task.relevance, task.states_value, strict=True
     ):
