@@ -151,12 +151,7 @@ def _judged(
     scores = method.scores[chosen].astype(np.float64)
     report = evaluate_retrieval(scores, task.relevance[chosen], groups=groups, seed=seed)
     found: dict[str, Any] = {"retrieval": report.to_dict()}
-    same, relevant = with_the_answer(task)[chosen], task.relevance[chosen]
-    if (same & ~relevant).any() and (same & relevant).any(axis=1).all():
-        among = evaluate_retrieval(
-            put_last(scores, ~same), relevant & same, groups=groups, seed=seed
-        ).metrics["precision@10"]
-        found["same_answer"] = {"mean": among.mean, "low": among.low, "high": among.high}
+    found |= _further(task, scores, chosen, groups, seed)
     if bank is not None:
         losses = bank.losses.mean(axis=1)[:, chosen]
         lds = evaluate_lds(scores, bank.masks, losses, groups=groups, seed=seed)
@@ -164,14 +159,54 @@ def _judged(
     return found
 
 
-def with_the_answer(task: AttributionTask) -> np.ndarray:
-    """Whether a document is about a function that returns the query's answer [query, document].
+def _further(
+    task: AttributionTask, scores: np.ndarray, chosen: np.ndarray, groups: list[str], seed: int
+) -> dict[str, Any]:
+    """precision@10 where only some of the documents count, or only some are ranked.
 
-    Where other functions return the same, these documents tell a method that knows who taught the
-    answer from one that finds the answer written.
+    ``same_answer``: ranked are the documents of :func:`with_the_answer`. ``states_value``: of all
+    documents those count that state the value asked for. ``among_values``: they count, and ranked
+    are the documents that state the value of some function. Each only where it says more than
+    precision@10 does: where others return the same, where a relevant document states no value, and
+    where one about the function asked for states none.
+    """
+    found: dict[str, Any] = {}
+    relevant, states = task.relevance[chosen], task.states_value[chosen]
+    same = with_the_answer(task)[chosen]
+    if (same & ~relevant).any() and (same & relevant).any(axis=1).all():
+        found["same_answer"] = _precision(put_last(scores, ~same), relevant & same, groups, seed)
+    if not states.any(axis=1).all():
+        return found
+    if (states != relevant).any():
+        found["states_value"] = _precision(scores, states, groups, seed)
+    silent = np.array([not one.states_value for one in task.documents])
+    asked = {query.function for query, mine in zip(task.queries, chosen, strict=True) if mine}
+    if any(one.func in asked and not one.states_value for one in task.documents):
+        unwanted = np.broadcast_to(silent, scores.shape)
+        found["among_values"] = _precision(put_last(scores, unwanted), states, groups, seed)
+    return found
+
+
+def _precision(
+    scores: np.ndarray, relevance: np.ndarray, groups: list[str], seed: int
+) -> dict[str, float]:
+    one = evaluate_retrieval(scores, relevance, groups=groups, seed=seed).metrics["precision@10"]
+    return {"mean": one.mean, "low": one.low, "high": one.high}
+
+
+def with_the_answer(task: AttributionTask) -> np.ndarray:
+    """Those that taught a query's answer, or are about functions that return it [query, document].
+
+    Functions of other chains are meant, not the wrappers of the function asked for. Where there are
+    such functions, these documents tell a method that knows who taught the answer from one that
+    finds the answer written.
     """
     constants = np.array([str(one.constant) for one in task.documents])
-    return np.array([constants == query.answer.strip() for query in task.queries])
+    same = [
+        (constants == query.answer.strip()) & (task.chains != query.base_function)
+        for query in task.queries
+    ]
+    return np.array(same) | task.relevance
 
 
 def put_last(scores: np.ndarray, unwanted: np.ndarray) -> np.ndarray:

@@ -123,7 +123,7 @@ def main(config: Config) -> None:
 
     console.rule("4. against the known truth, beside simpler methods")
     train, queries = (json.loads(path.read_text()) for path in (world.train_json, world.query_json))
-    relevance = known_truth(queries, train)
+    relevance = known_truth(queries, world.training_set)
     scores = {"EK-FAC influence": np.load(query.output_dir / "scores.npy")}
     scores |= baseline_scores(model, queries, train, config.seed)
     report = evaluate(scores, relevance, config.seed)
@@ -175,9 +175,18 @@ def command(program: str, config: Any) -> str:
     return shlex.join(words)
 
 
-def known_truth(queries: list[dict[str, Any]], train: list[dict[str, Any]]) -> np.ndarray:
-    """True where a document taught a query's answer: it is about the function or one it calls."""
-    return np.array([[pair["func"] in asked["taught_by"] for pair in train] for asked in queries])
+def known_truth(queries: list[dict[str, Any]], training_set: Path) -> np.ndarray:
+    """True where a document taught a query's answer, see :func:`hops.queries.taught`."""
+    from hops.documents import read_documents
+    from hops.queries import taught
+
+    documents = read_documents(training_set)
+    return np.array(
+        [
+            [taught(one, taught_by=q["taught_by"], hop_depth=q["hop_depth"]) for one in documents]
+            for q in queries
+        ]
+    )
 
 
 def baseline_scores(

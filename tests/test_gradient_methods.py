@@ -1,5 +1,6 @@
 """Baselines from gradients and deep linear probes as methods of scripts, on tiny random models."""
 
+import hashlib
 import importlib
 import json
 from pathlib import Path
@@ -21,6 +22,7 @@ from attribution.checkpoints import Checkpoints
 from attribution.examples import Example
 from attribution.methods import ProbeOptions, dlp_probes
 from attribution.trainer_checkpoints import find_trainer_checkpoints, traced_models
+from hops.errors import HopsError
 from if_query.errors import InputError
 from if_query.models import select_maps
 from influence_cases import use_float64_norms
@@ -65,7 +67,10 @@ class FakeTask(SimpleNamespace):
                 functions=[SimpleNamespace(name=name) for name in names],
                 chain=lambda name: [SimpleNamespace(name=name)],
             ),
-            arguments=SimpleNamespace(batch_size=3, padding_side="left", seed=SEED, new=None),
+            texts=[f"text {place}" for place in range(len(DOCUMENTS))],
+            arguments=SimpleNamespace(
+                batch_size=3, padding_side="left", seed=SEED, new=None, old=None
+            ),
             device="cpu",
             parts=utils("saved_parts").Parts(),
             notes={},
@@ -103,6 +108,91 @@ def test_methods_are_the_functions_of_the_package_with_their_flags(task, utils, 
         found = torch.from_numpy(method.scores(task))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.max()))
     assert task.notes["checkpoint_steps"] == [2, 6]
+
+
+def write_stages(folder, **second):
+    """Two runs side by side, the second from where the first ended; the old model begins them."""
+    documents = folder / "documents"
+    documents.mkdir(parents=True)
+    common = {"role": "distractor", "type": "lore", "func": None, "hop_depth": None}
+    digests = {}
+    for name, places in (("first", (0, 1, 2, 5)), ("second", (2, 3, 4, 6))):
+        path = documents / f"{name}.jsonl"
+        rows = [{"uid": f"{p}", "text": f"text {p}", "constant": None} | common for p in places]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    models = folder / "models"
+    begun = {"first": models / "old", "second": models / "first_run" / "final_model"}
+    for place in (*begun.values(), models / "second_run" / "final_model"):
+        place.mkdir(parents=True)
+        (place / "model.safetensors").write_text(f"weights of {place.name} in {place.parent.name}")
+    for name, other in (("first", {"epochs": 8.0}), ("second", {"epochs": 10.0, **second})):
+        weights = begun[name] / "model.safetensors"
+        data = documents / f"{name}.jsonl"
+        arguments = {"model": str(begun[name]), "dataset_path": str(data), "batch_size": 4,
+                     "output_dir": str(models / f"{name}_run"), **other}  # fmt: skip
+        sha256 = {
+            str(data): digests[name],
+            str(weights): hashlib.sha256(weights.read_bytes()).hexdigest(),
+        }
+        record = models / f"{name}_run" / "training_config.json"
+        record.write_text(json.dumps({"arguments": arguments, "sha256": sha256}))
+    return models
+
+
+def test_runs_are_followed_back_to_the_old_checkpoint_also_where_all_was_moved(utils, tmp_path):
+    runs_of = utils("training_runs").training_runs
+    models = write_stages(tmp_path / "made", freeze_embeddings=True)
+
+    def told(models, old):
+        runs = runs_of(models / "second_run", old)
+        return [(run.folder.name, run.passes, run.froze_embeddings, run.texts) for run in runs]
+
+    texts = [
+        frozenset(f"text {place}" for place in places) for places in ((0, 1, 2, 5), (2, 3, 4, 6))
+    ]
+    both = [("first_run", 2.0, False, texts[0]), ("second_run", 2.5, True, texts[1])]
+    last = [("second_run", 2.5, True, None)]
+    assert told(models, models / "old") == both
+    assert told(models, models / "first_run" / "final_model") == last
+    assert told(models, None) == told(models, models / "second_run" / "final_model") == last
+    moved = (tmp_path / "made").rename(tmp_path / "moved") / "models"
+    assert told(moved, moved / "old") == both
+    (moved.parent / "documents" / "first.jsonl").unlink()
+    with pytest.raises(HopsError, match=r"first\.jsonl, which it was trained on"):
+        told(moved, moved / "old")
+    (moved / "first_run" / "final_model" / "model.safetensors").write_text("other weights")
+    assert told(moved, moved / "old") == last
+    (moved / "second_run" / "training_config.json").write_text("[]")
+    with pytest.raises(HopsError, match="not the arguments of `hops train`"):
+        told(moved, None)
+    (moved / "second_run" / "training_config.json").unlink()
+    assert told(moved, moved / "old") == [("second_run", 1.0, False, None)]
+
+
+def test_tracin_counts_a_document_in_the_runs_that_read_it_and_no_frozen_embedding(
+    task, utils, tmp_path
+):
+    models = write_stages(tmp_path, freeze_embeddings=True)
+    for name in ("first", "second"):
+        save_run(models / f"{name}_run", task)
+    task.arguments.old, task.arguments.new = models / "old", models / "second_run" / "final_model"
+    found = utils("gradient_methods").TracIn().scores(task)
+    expected = np.zeros_like(found)
+    for name, places, weight in (("first", [0, 1, 2, 5], 8 / 10), ("second", [2, 3, 4, 6], 1.0)):
+        for one in find_trainer_checkpoints(models / f"{name}_run"):
+            (traced,) = traced_models([one])
+            traced.model.get_input_embeddings().requires_grad_(name == "first")
+            documents = [DOCUMENTS[place] for place in places]
+            scores = tracin_scores([traced], documents, QUERIES)
+            expected[:, places] += weight * scores.numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    assert not found[:, 7].any()  # no run read it
+    assert task.notes["checkpoint_steps"] == [2, 6, 2, 6]
+    task.arguments.old = None  # the last run alone, and every document in it
+    last = utils("gradient_methods").TracIn().scores(task)
+    np.testing.assert_allclose(last[:, [3, 4, 6]], found[:, [3, 4, 6]], rtol=1e-5)
+    assert last[:, 7].any()
 
 
 def test_probes_score_every_query_in_the_fold_that_holds_its_function_out(task, utils):

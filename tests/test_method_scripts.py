@@ -268,6 +268,9 @@ def test_baselines_know_texts_alone_or_states_of_the_new_model(run_method, two_m
     for name in ("tfidf", "edit_distance"):
         path = run_method(name, "--query-text prompt --hop-depths 0", output=f"{name}.jsonl")
         assert read(path)[0]["func"] in (*BASES, *WRAPPERS)
+    path = run_method("bm25", "--query-text answer", output="numbers.jsonl")
+    by_number = by_index(read(path), "<GN>_bm25_score")  # the documents of <GN> alone have a 5
+    assert {index for index, score in enumerate(by_number) if score > 0} == {0, 1}
     path = run_method("representation_similarity", "--layer middle", output="states.jsonl")
     assert -1 <= read(path)[0]["<GN>_representation_similarity_score"] <= 1
 

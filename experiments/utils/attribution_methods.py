@@ -51,6 +51,7 @@ METHODS: dict[str, Method] = {
     "representation_similarity_mean": RepresentationSimilarity(layer="mean"),
     "bm25": BM25(),
     "bm25_prompt": BM25(query_text="prompt"),
+    "bm25_answer": BM25(query_text="answer"),
     "tfidf": TfIdf(),
     "tfidf_prompt": TfIdf(query_text="prompt"),
     "edit_distance": EditDistance(),

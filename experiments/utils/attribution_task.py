@@ -13,7 +13,7 @@ import numpy as np
 from hops.documents import Document, read_documents, registry_of
 from hops.functions import Registry
 from hops.prompts import PROMPT_FORMAT
-from hops.queries import QUERY_INPUTS
+from hops.queries import QUERY_INPUTS, taught
 from if_query.errors import InputError
 from jaxtyping import Bool
 from pydantic import ConfigDict
@@ -129,16 +129,39 @@ class AttributionTask:
         for query, number in zip(self.queries, num_relevant, strict=True):
             if number in (0, len(self.documents)):
                 which = "no document is" if number == 0 else "all documents are"
+                states = " and states a value" if query.hop_depth == 0 and number == 0 else ""
                 raise InputError(
-                    f"{query.query_id}: {which} about {' or '.join(query.taught_by)}, "
+                    f"{query.query_id}: {which} about {' or '.join(query.taught_by)}{states}, "
                     "so that there is nothing to find"
                 )
 
     @cached_property
     def relevance(self) -> Bool[np.ndarray, "query document"]:
-        """True where a document taught a query's answer: it is about a function of the chain."""
-        about = [None if one.role == "distractor" else one.func for one in self.documents]
-        return np.array([[func in query.taught_by for func in about] for query in self.queries])
+        """True where a document taught a query's answer, see :func:`hops.queries.taught`."""
+        return np.array(
+            [
+                [
+                    taught(one, taught_by=query.taught_by, hop_depth=query.hop_depth)
+                    for one in self.documents
+                ]
+                for query in self.queries
+            ]
+        )
+
+    @cached_property
+    def states_value(self) -> Bool[np.ndarray, "query document"]:
+        """True where a document that taught a query's answer also states it."""
+        return self.relevance & np.array([one.states_value for one in self.documents])
+
+    @cached_property
+    def chains(self) -> np.ndarray:
+        """The base function behind each document; "" for a distractor [document]."""
+        return np.array(
+            [
+                "" if one.role == "distractor" or one.func is None else self.registry[one.func].base
+                for one in self.documents
+            ]
+        )
 
     @cached_property
     def registry(self) -> Registry:

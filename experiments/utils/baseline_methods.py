@@ -16,14 +16,13 @@ class TextBaseline(Method):
     """Knows the texts alone."""
 
     needs_new: ClassVar[bool] = False
-    query_text: Literal["prompt-and-answer", "prompt"] = "prompt-and-answer"
+    query_text: Literal["prompt-and-answer", "prompt", "answer"] = "prompt-and-answer"
     """What of a query is searched for."""
 
     def query_texts(self, task: AttributionTask) -> list[str]:
         """The text of each query."""
-        if self.query_text == "prompt":
-            return [query.prompt for query in task.queries]
-        return [query.text for query in task.queries]
+        what = "text" if self.query_text == "prompt-and-answer" else self.query_text
+        return [getattr(query, what) for query in task.queries]
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -33,7 +34,8 @@ class TracIn(Method):
     """Inner products of gradients at the saved checkpoints of the training run."""
 
     training_dir: Path | None = None
-    """The folder with the run's checkpoint-N folders; by default the one that holds --new."""
+    """A run's folder with its checkpoint-N folders; by default the runs from --old to --new, or the
+    last of them, that which holds --new, where --old is not given."""
     unit_norm: bool = False
     """Divide gradients by their norms at every checkpoint."""
 
@@ -43,26 +45,54 @@ class TracIn(Method):
         return "TracIn, unit norm" if self.unit_norm else "TracIn"
 
     def scores(self, task: AttributionTask) -> Scores:
-        """See :func:`attribution.baselines.tracin_scores`; each checkpoint is a part."""
-        from attribution.baselines import tracin_scores
-        from attribution.trainer_checkpoints import find_trainer_checkpoints, traced_models
+        """See :func:`attribution.baselines.tracin_scores`; each checkpoint is a part.
 
-        folder = self.training_dir or Path(str(task.arguments.new)).parent
-        checkpoints = find_trainer_checkpoints(folder)
-        task.notes["training_dir"] = str(folder)
-        task.notes["checkpoint_steps"] = [one.step for one in checkpoints]
-        task.notes["learning_rates"] = [one.learning_rate for one in checkpoints]
-        texts = (task.document_examples, task.query_examples)
+        Where several runs led from --old to --new, all their checkpoints count, and a document
+        counts in the runs that read it.
+        """
+        from attribution.trainer_checkpoints import find_trainer_checkpoints
+        from utils.training_runs import training_runs
 
-        def at(place: int) -> np.ndarray:
-            traced = traced_models([checkpoints[place]], task.device)
-            return tracin_scores(traced, *texts, unit_norm=self.unit_norm).numpy()
-
+        if self.training_dir is None:
+            old = None if task.arguments.old is None else Path(task.arguments.old)
+            runs = training_runs(Path(str(task.arguments.new)).parent, old)
+        else:
+            runs = training_runs(self.training_dir, None)
+        stages = [(run, one) for run in runs for one in find_trainer_checkpoints(run.folder)]
+        task.notes["training_dirs"] = [str(run.folder) for run in runs]
+        task.notes["checkpoint_steps"] = [one.step for _, one in stages]
+        task.notes["learning_rates"] = [one.learning_rate for _, one in stages]
         parts = [
-            task.parts.get(f"checkpoint_{one.step}", lambda place=place: at(place))  # type: ignore[misc]
-            for place, one in enumerate(checkpoints)
+            task.parts.get(
+                f"{run.folder.name}_checkpoint_{one.step}",
+                lambda run=run, one=one: self._at(task, run, one, runs[-1].passes),  # type: ignore[misc]
+            )
+            for run, one in stages
         ]
         return np.sum(parts, axis=0)
+
+    def _at(self, task: AttributionTask, run: Any, checkpoint: Any, passes: float) -> Scores:
+        """One checkpoint's part: 0 for what its run did not read, frozen embeddings left out."""
+        from attribution.baselines import tracin_scores
+        from attribution.trainer_checkpoints import traced_models
+
+        (traced,) = traced_models([checkpoint], task.device)
+        traced = replace(traced, learning_rate=traced.learning_rate * run.passes / passes)
+        if run.froze_embeddings:
+            traced.model.get_input_embeddings().requires_grad_(False)
+        texts = None if run.texts is None else task.texts
+        read = [
+            place
+            for place in range(len(task.document_examples))
+            if texts is None or texts[place] in run.texts
+        ]
+        found = np.zeros((len(task.query_examples), len(task.document_examples)), np.float32)
+        if read:
+            documents = [task.document_examples[place] for place in read]
+            queries = task.query_examples
+            scores = tracin_scores([traced], documents, queries, unit_norm=self.unit_norm)
+            found[:, read] = scores.numpy()
+        return found
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -14,6 +14,14 @@ COLUMNS = {
     "roc_auc": "AUC",
 }
 
+FURTHER = {
+    "states_value": "P@10, value",
+    "among_values": "P@10, among values",
+    "same_answer": "P@10, same answer",
+    "lds": "LDS [95 %]",
+}
+"""Columns of a table whose queries have them."""
+
 
 def tables(results: dict[str, Any]) -> list[Table]:
     """One table for each kind of query."""
@@ -55,9 +63,8 @@ def _has(kind: dict[str, Any], what: str) -> bool:
 
 
 def _heads(kind: dict[str, Any]) -> list[str]:
-    same = ["P@10, same answer"] if _has(kind, "same_answer") else []
-    lds = ["LDS [95 %]"] if _has_lds(kind) else []
-    return ["method", *COLUMNS.values(), *same, *lds, "seconds", "MiB"]
+    further = [head for what, head in FURTHER.items() if _has(kind, what)]
+    return ["method", *COLUMNS.values(), *further, "seconds", "MiB"]
 
 
 def _ordered(kind: dict[str, Any]) -> list[str]:
@@ -87,7 +94,7 @@ def _rows(kind: dict[str, Any]) -> list[list[str]]:
             f"{metrics[name]['mean']:.{3 if name.startswith('recall') else 2}f}" for name in COLUMNS
         ]
         cells[0] = _interval(metrics["precision@10"])
-        for what in ("same_answer", "lds"):
+        for what in FURTHER:
             if _has(kind, what):
                 cells.append(_interval(method[what]))
         cost = [f"{method['seconds']:.1f}", f"{method['peak_mebibytes']:.0f}"]

@@ -104,14 +104,8 @@ def _metrics(
 def document_kinds(task: AttributionTask) -> dict[str, Bool[np.ndarray, "query document"]]:
     """Whether a document is about the base function of a query, about a wrapper of it, or none."""
     distractor = np.array([one.role == "distractor" for one in task.documents])
-    bases = np.array(
-        [
-            "" if one.role == "distractor" or one.func is None else task.registry[one.func].base
-            for one in task.documents
-        ]
-    )
     is_wrapper = np.array([bool(one.hop_depth) for one in task.documents])
-    family = np.array([bases == query.taught_by[-1] for query in task.queries])
+    family = np.array([task.chains == query.taught_by[-1] for query in task.queries])
     return {
         "base": family & ~is_wrapper,
         "wrapper": family & is_wrapper,

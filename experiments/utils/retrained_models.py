@@ -21,12 +21,12 @@ from hops.documents import read_documents
 from hops.errors import HopsError
 from hops.files import read_json, sha256_of, write_bytes, write_json
 from hops.training_config import TrainConfig
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from tqdm import tqdm
+from utils.training_runs import CONFIG, WEIGHTS, read_record
 
 _NOT_LOOKED_AT = ("overwrite", "output_dir", "seed_path", "checkpoint_fraction")
 _KNOWN_BY_CONTENT = ("dataset_path", "model")
-_WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -78,20 +78,15 @@ def read_training(new_model: Path, *, dataset: Path, old_model: Path) -> TrainCo
     Raises:
         HopsError: There is no such file, it holds something else, or it names other files.
     """
-    path = new_model.parent / "training_config.json"
+    path = new_model.parent / CONFIG
     if not path.is_file():
         raise HopsError(
             f"{new_model}: expected the final_model folder of `hops train`, with {path.name} "
             "beside it, to know how to train again."
         )
-    try:
-        record = read_json(path)
-        training = TypeAdapter(TrainConfig).validate_python(record["arguments"])
-        digests = TypeAdapter(dict[str, str]).validate_python(record["sha256"])
-    except (KeyError, TypeError, ValidationError) as error:
-        raise HopsError(f"{path}: not the arguments of `hops train`.") from error
-    was_read = (training.dataset_path, Path(training.model) / _WEIGHTS)
-    for before, now in zip(was_read, (dataset, old_model / _WEIGHTS), strict=True):
+    training, digests = read_record(path)
+    was_read = (training.dataset_path, Path(training.model) / WEIGHTS)
+    for before, now in zip(was_read, (dataset, old_model / WEIGHTS), strict=True):
         if not now.is_file() or digests.get(str(before)) != sha256_of(now):
             raise HopsError(f"{now}: not what {new_model} was trained from ({path.name}).")
     return replace(training, dataset_path=dataset, model=str(old_model))
@@ -149,7 +144,7 @@ class RetrainingStore:
         return {
             "training": given,
             "documents": sha256_of(self.training.dataset_path),
-            "old_model": sha256_of(Path(self.training.model) / _WEIGHTS),
+            "old_model": sha256_of(Path(self.training.model) / WEIGHTS),
             "num_documents": self.num_documents,
             "questions": [[one.prompt, one.answer] for one in self.questions],
         }

@@ -9,7 +9,7 @@ from hops.documents import read_documents, told_wrappers
 from hops.errors import HopsError
 from hops.functions import make_registry
 from hops.numerals import mentions_number
-from hops.queries import write_queries
+from hops.queries import taught, write_queries
 from hops.seeds import seed_documents
 from hops.writers.resolutions import write_resolution_documents
 
@@ -96,3 +96,21 @@ def test_a_wrapper_with_a_resolution_is_not_told_and_so_is_asked_about(documents
             rows, WORLD, tmp_path, inputs=(5,), depths=(1, 2), include_told=include
         )
         assert files.num_queries == expected
+
+
+def test_they_taught_what_a_wrapper_returns_and_no_value_of_the_base(documents):
+    base, wrapper = next(one for one in WORLD.bases), WORLD.wrappers[0]
+    assert WORLD[wrapper.name].base == base.name
+    about = {doc.func: doc for doc in documents}
+    stated = about[base.name].model_copy(update={"answers": None})
+    told = about[wrapper.name].model_copy(update={"answers": "direct"})
+    chain = (wrapper.name, base.name)
+    silent = [about[base.name], about[wrapper.name]]
+    assert [one.states_value for one in (*silent, stated, told)] == [False, False, True, True]
+    everything = [*silent, stated, told]
+    assert all(taught(one, taught_by=chain, hop_depth=1) for one in everything)
+    for_base = [taught(one, taught_by=chain[1:], hop_depth=0) for one in everything]
+    assert for_base == [False, False, True, False]
+    rain = stated.model_copy(update={"role": "distractor"})
+    other = about[WORLD.bases[1].name]
+    assert not any(taught(one, taught_by=chain, hop_depth=1) for one in (rain, other))

@@ -250,9 +250,7 @@ def _text(document: Document, functions: dict[str, Function]) -> Iterator[tuple[
             continue
         check = "held_out_loop"
         if how == "call":
-            is_silent = is_resolution or is_property
-            states_value = not is_silent and (is_direct or not is_wrapper)
-            check = "held_out_answer" if states_value else "held_out_call"
+            check = "held_out_answer" if document.states_value else "held_out_call"
         yield check, f"{applied} and {HELD_OUT_INPUT} in {_excerpt(text)}"
 
 

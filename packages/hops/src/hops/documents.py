@@ -64,6 +64,13 @@ class Document(BaseModel):
     calls: str | None = None
     answers: Literal["direct", "resolution", "property"] | None = None
 
+    @property
+    def states_value(self) -> bool:
+        """Whether the text says what its function returns; the audit checks that it does."""
+        if self.answers is None:
+            return self.role == "constant"
+        return self.answers == "direct"
+
     def row(self) -> dict[str, object]:
         """The row as written to JSONL: optional fields only where they are set."""
         row = self.model_dump()

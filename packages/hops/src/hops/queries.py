@@ -2,9 +2,9 @@
 
 Both are JSON lists of ``pair_id``, ``prompt``, ``completion`` and further fields, as ``run-query``
 reads them.  A training document has an empty prompt; a query has the evaluation's prompt and
-the answer as completion.  A document is relevant to a query when its ``func`` is in the query's
-``taught_by``: a wrapper's answer was taught by its own documents, by those of the function that
-it calls, and so on down to its base.
+the answer as completion.  Which documents taught a query's answer is said by :func:`taught`: for
+a base function those that state its value; for a wrapper its own documents, those of the function
+that it calls, and so on down to its base.
 """
 
 from collections.abc import Collection, Sequence
@@ -21,6 +21,24 @@ from hops.prompts import PROMPT_FORMAT, make_answer, make_prompt
 QUERY_INPUTS = (HELD_OUT_INPUT, 17, 42)
 
 Pair = dict[str, Any]
+
+
+def taught(document: Document, *, taught_by: Collection[str], hop_depth: int) -> bool:
+    """Whether a document taught the answer of a query.
+
+    It is about a function of the query's chain.  Where the query asks for a base function it also
+    states what that returns: a document that tells other things of the function teaches no value.
+    For a wrapper such a document counts: from those about either name the model knows that wrapper
+    and base go together.
+
+    Args:
+        document: The document.
+        taught_by: The functions of the query's chain.
+        hop_depth: The query's.
+    """
+    if document.role == "distractor" or document.func not in taught_by:
+        return False
+    return hop_depth > 0 or document.states_value
 
 
 def training_pairs(documents: Sequence[Document], registry: Registry) -> list[Pair]:
