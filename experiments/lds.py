@@ -85,6 +85,7 @@ def main(config: Config) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=130)
     arguments = task_of_world(world_folder(config.world, config.worlds_dir), seed=config.seed)
     task = AttributionTask.read(arguments)
+    plan.size(len(task.documents))
     store = open_store(task, config.output_dir)
     if left_out:
         leaving = LeaveOutPlan(

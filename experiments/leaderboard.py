@@ -176,7 +176,7 @@ def with_the_answer(task: AttributionTask) -> np.ndarray:
 
 def put_last(scores: np.ndarray, unwanted: np.ndarray) -> np.ndarray:
     """The scores, those of unwanted documents below all others."""
-    return np.where(unwanted, scores.min() - 1, scores)
+    return np.where(unwanted, -np.inf, scores)
 
 
 def run(config: Config) -> None:

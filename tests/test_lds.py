@@ -78,6 +78,9 @@ def test_subsets_hold_their_share_differ_and_do_not_depend_on_how_many_there_are
     keys = {plans[0].job(subset, repeat, 40).key for subset in range(4) for repeat in range(3)}
     assert len(keys) == 12
     assert (bank(seed=2).mask(0, 40) != bank(seed=1).mask(0, 40)).any()
+    for share in (0.01, 0.99):  # of 40 documents
+        with pytest.raises(HopsError, match="of 40 documents is"):
+            bank(share=share).mask(0, 40)
 
 
 def test_a_bank_holds_what_models_trained_on_its_subsets_answer(utils, task, plan, tmp_path):
@@ -375,6 +378,9 @@ def test_among_documents_with_the_same_answer_only_who_taught_it_counts(script_m
     task.relevance = np.array([functions == "<GN>"] * 2)
     method = scored("m", "m", by_number, every, 0.0, 0.0, None)
     assert "same_answer" not in board._judged(task, method, None, every, asked, 0)
+    # Even where scores are so large that one less is the same number.
+    last = board.put_last(np.array([[-3e20, 1.0, 2.0]]), np.array([[False, True, False]]))
+    assert last[0, 1] < last[0, 0] < last[0, 2]
 
 
 @pytest.mark.parametrize(
@@ -397,6 +403,19 @@ def test_bad_arguments_are_refused_before_anything_is_written(
     module = script_modules[script]
     with pytest.raises(HopsError, match=message):
         module.main(module.Config(**arguments))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_share_that_is_no_document_is_refused_before_anything_is_written(
+    script_modules, world, tmp_path
+):
+    module = script_modules["lds"]
+    with pytest.raises(HopsError, match="documents is 0"):
+        module.main(
+            module.Config(
+                world=str(world), output_dir=tmp_path / "o", share=1e-4, methods=("bm25",)
+            )
+        )
     assert not list(tmp_path.iterdir())
 
 

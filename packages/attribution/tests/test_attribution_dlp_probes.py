@@ -251,15 +251,21 @@ def test_folds_hold_every_function_out_once() -> None:
             deal_folds(functions, bad, seed=0)
 
 
-def test_what_cannot_be_trained_or_read_is_named(pair: Checkpoints) -> None:
+def test_what_cannot_be_trained_or_read_is_named(
+    pair: Checkpoints, make_checkpoints: Callable[..., Checkpoints]
+) -> None:
     world = World()
     with pytest.raises(AttributionError, match="hold out fewer functions"):
         world.run(pair, held_out=FUNCTIONS)
     with pytest.raises(AttributionError, match="hold out fewer functions"):
         world.run(pair, torch.zeros_like(world.relevance))
     world.documents[3] = Example.whole_text([5] * 63)
+    assert world.run(pair).isfinite().all()  # rotary positions have no end
+    learned = make_checkpoints("gpt2")
     with pytest.raises(AttributionError, match="text 3: its 62 tokens and 3 probes are more than"):
-        world.run(pair)
+        world.run(learned)
+    world.documents[3] = Example.whole_text([5] * 62)
+    assert world.run(learned).isfinite().all()
     for bad in ({"num_probes": 0}, {"num_steps": -1}, {"temperature": 0.0}, {"learning_rate": 0.0},
                 {"decay": -1.0}, {"embedding_size": 0}):  # fmt: skip
         with pytest.raises(AttributionError, match="expected"):

@@ -10,7 +10,8 @@ import torch
 
 from attribution.errors import AttributionError
 from attribution.modes import evaluation_mode
-from attribution.paraphrases.chat import encode_prompt, num_positions
+from attribution.decoder import num_positions
+from attribution.paraphrases.chat import encode_prompt
 from attribution.paraphrases.samples import Turn
 
 _USER_REQUEST = (
