@@ -410,12 +410,11 @@ def test_a_share_that_is_no_document_is_refused_before_anything_is_written(
     script_modules, world, tmp_path
 ):
     module = script_modules["lds"]
+    config = module.Config(
+        world=str(world), output_dir=tmp_path / "o", share=1e-4, methods=("bm25",)
+    )
     with pytest.raises(HopsError, match="documents is 0"):
-        module.main(
-            module.Config(
-                world=str(world), output_dir=tmp_path / "o", share=1e-4, methods=("bm25",)
-            )
-        )
+        module.main(config)
     assert not list(tmp_path.iterdir())
 
 

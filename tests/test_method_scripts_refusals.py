@@ -76,9 +76,10 @@ def test_a_run_that_is_killed_while_it_replaces_another_can_go_on(
     def killed(*_):
         raise Killed
 
-    with monkeypatch.context() as patched, pytest.raises(Killed):
+    with monkeypatch.context() as patched:
         patched.setattr(scripts, "replacing", killed)  # after metrics and arguments, before rows
-        run_method("dh_similarity", "--overwrite --pooling text")
+        with pytest.raises(Killed):
+            run_method("dh_similarity", "--overwrite --pooling text")
     assert path.read_bytes() == before
     with pytest.raises(SystemExit):
         run_method("dh_similarity", "--resume")
@@ -150,9 +151,9 @@ def test_a_part_that_is_there_is_read_and_not_computed(method_script, tmp_path):
         ("--old {old} --new {new} --queries {tmp}/number.json", "query 1: expected an object"),
         (
             "--old {old} --new {new} --queries {tmp}/depth.json",
-            "hop_depth: Input should be a valid",
+            "hop_depth: Input should be",
         ),
-        ("--old {old} --new {new} --queries {tmp}/text.json", "taught_by: Input should be a valid"),
+        ("--old {old} --new {new} --queries {tmp}/text.json", "taught_by: Input should be"),
         ("--old {old} --new {new} --queries {tmp}/list.json", "query 0: expected an object"),
         ("--old {old} --new {new} --queries {tmp}/unknown.json", "no document is about <Z>"),
         ("--old {old} --new {new} --queries {tmp}/torn.jsonl", "torn.jsonl: line 2, column 2"),
