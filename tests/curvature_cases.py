@@ -5,6 +5,7 @@ from math_utils.curvature import CurvatureConfig, fit_curvature
 
 DOUBLE = torch.float64
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
+GROUPS = [[0, 1, 2], [3], [4, 5, 6, 7]]
 
 
 def config(strategy):

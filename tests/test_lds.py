@@ -421,6 +421,9 @@ def test_a_share_that_is_no_document_is_refused_before_anything_is_written(
 def test_bad_input_to_the_program_is_one_line_and_status_two(tmp_path, world):
     done = run(LDS, "--world", world, "--output-dir", tmp_path / "o", "--methods", "magic")
     assert done.returncode == 2
-    assert done.stderr.startswith("lds.py: error:") or "No method magic" in done.stderr
+    assert done.stderr.startswith("error: No method magic")
     assert done.stderr.count("\n") == 1
+    unknown = run(LEADERBOARD, "--world", world, "--method", "bm25")
+    assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1)
+    assert "--method" in unknown.stderr
     assert not list(tmp_path.iterdir())

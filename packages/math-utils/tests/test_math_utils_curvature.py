@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from curvature_cases import DOUBLE, EXACT, config, fit
+from curvature_cases import DOUBLE, EXACT, GROUPS, config, fit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from math_utils.capture import frozen

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from curvature_cases import DOUBLE, EXACT, fit
+from curvature_cases import DOUBLE, EXACT, GROUPS, fit
 from math_utils.capture import frozen
 from math_utils.curvature import (
     CurvatureFactors,
@@ -70,9 +70,6 @@ def scored(problem, loss, factors, damping, groups, *, rank=None, **kwargs):
             score_batch(problem.model, problem.maps, batch, loss, queries, dtype=DOUBLE, **kwargs)
             for batch in problem.batches(*groups)
         ]
-
-
-GROUPS = [[0, 1, 2], [3], [4, 5, 6, 7]]
 
 
 @pytest.mark.parametrize("strategy", ["identity", "diagonal", "kfac", "ekfac"])
