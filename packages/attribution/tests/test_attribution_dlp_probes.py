@@ -9,7 +9,7 @@ from attribution.checkpoints import Checkpoints
 from attribution.errors import AttributionError
 from attribution.examples import Example
 from attribution.methods import ProbeOptions, deal_folds, dlp_probes
-from attribution.methods.dlp_probes import retrieval_loss
+from attribution.methods.dlp_probes import _Training, retrieval_loss
 from attribution.probe_generator import DeepLinearGenerator, probe_responses, text_batches
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -234,6 +234,17 @@ def test_probes_learn_what_tells_functions_apart_and_apply_it_to_functions_held_
     assert trained > 0.95
     # Chance is 0.5; some of the names shows without training, or whatever is trained.
     assert max(untrained, misled) < 0.85
+
+
+def test_every_query_of_a_step_meets_a_document_that_taught_it() -> None:
+    relevance = torch.eye(40, dtype=torch.bool).repeat(1, 2)
+    training = _Training(range(40), range(80), relevance)
+    for seed in range(5):
+        random = torch.Generator().manual_seed(seed)
+        queries, documents, relevant = training.draw(6, 9, random)
+        assert (len(set(queries)), len(set(documents))) == (6, 9)
+        assert torch.equal(relevant, relevance[queries][:, documents])
+        assert relevant.any(dim=1).all()
 
 
 def test_training_on_everything_at_once_is_adam_with_a_pull_back_to_the_start(
