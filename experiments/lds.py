@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from attribution.evaluation import (
     evaluate_lds,
     foretellable,
@@ -31,11 +30,12 @@ from attribution.evaluation import (
 from attribution.evaluation.report import estimate_mean
 from hops.errors import HopsError
 from hops.files import write_json, write_text
-from if_query.errors import InputError, command_errors
+from if_query.command_line import parse
 from rich.console import Console
 from utils.attribution_task import AttributionTask
 from utils.lds_report import draw_brittleness, lds_table, markdown
 from utils.leave_out import LeaveOut, LeaveOutPlan, leave_out
+from utils.method_script import one_line_errors
 from utils.retrained_bank import Bank, BankPlan, make_bank, open_store
 from utils.retrained_models import RetrainingStore
 from utils.scored_methods import ScoredMethod, choose_methods, score_methods
@@ -85,6 +85,7 @@ def main(config: Config) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=130)
     arguments = task_of_world(world_folder(config.world, config.worlds_dir), seed=config.seed)
     task = AttributionTask.read(arguments)
+    plan.size(len(task.documents))
     store = open_store(task, config.output_dir)
     if left_out:
         leaving = LeaveOutPlan(
@@ -195,16 +196,6 @@ def leave_out_numbers(removed: LeaveOut) -> dict[str, Any]:
     }
 
 
-def run(config: Config) -> None:
-    """Report what is wrong with the arguments in one line."""
-    from attribution.errors import AttributionError
-
-    with command_errors():
-        try:
-            main(config)
-        except (HopsError, AttributionError) as error:
-            raise InputError(str(error)) from error
-
-
 if __name__ == "__main__":
-    run(tyro.cli(Config, description=__doc__))
+    with one_line_errors():
+        main(parse(Config, program="lds.py", description=__doc__))

@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from attribution.evaluation import evaluate_lds, evaluate_retrieval
 from hops.errors import HopsError
 from hops.files import write_json, write_text
-from if_query.errors import InputError, command_errors
+from if_query.command_line import parse
 from rich.console import Console
 from utils.attribution_task import AttributionTask, TaskArguments
 from utils.leaderboard_report import draw, markdown, tables
+from utils.method_script import one_line_errors
 from utils.retrained_bank import Bank, read_bank
 from utils.scored_methods import ScoredMethod, choose_methods, score_methods
 from utils.worlds import depth_names, task_of_world, world_folder
@@ -211,19 +211,9 @@ def with_the_answer(task: AttributionTask) -> np.ndarray:
 
 def put_last(scores: np.ndarray, unwanted: np.ndarray) -> np.ndarray:
     """The scores, those of unwanted documents below all others."""
-    return np.where(unwanted, scores.min() - 1, scores)
-
-
-def run(config: Config) -> None:
-    """Report what is wrong with the arguments in one line."""
-    from attribution.errors import AttributionError
-
-    with command_errors():
-        try:
-            main(config)
-        except (HopsError, AttributionError) as error:
-            raise InputError(str(error)) from error
+    return np.where(unwanted, -np.inf, scores)
 
 
 if __name__ == "__main__":
-    run(tyro.cli(Config, description=__doc__))
+    with one_line_errors():
+        main(parse(Config, program="leaderboard.py", description=__doc__))

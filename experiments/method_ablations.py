@@ -106,17 +106,18 @@ def vars_of(setting: Setting) -> dict[str, str]:
 
 def read_world(config: Config) -> AttributionTask:
     """The quickstart world, made first where it is not given, and its base queries."""
+    from hops.world import World, build_world
+
     folder = config.world
     if folder is None:
-        from hops.world import build_world
-
         folder = config.output_dir / "world"
         build_world(folder, preset="quickstart", on_command=print)
+    world = World.in_folder(folder)
     return AttributionTask.read(
         TaskArguments(
-            dataset=folder / "documents" / "training_set.jsonl",
-            old=str(folder / "models" / "old"),
-            new=str(folder / "models" / "new_training" / "final_model"),
+            dataset=world.training_set,
+            old=str(world.old_model),
+            new=str(world.new_model),
             hop_depths=(0,),
         )
     )

@@ -71,6 +71,7 @@ class Run:
     def __init__(self, config: SimilarityConfig) -> None:
         config.check()
         self.config = config
+        from attribution.decoder import num_positions
         from attribution.gradient_similarity import (
             ExampleGradients,
             data_fingerprint,
@@ -80,7 +81,6 @@ class Run:
             QUERY_COLUMNS,
             choose_samples,
             encode_turn,
-            num_positions,
             read_samples,
         )
         from if_query.models import load_model, load_tokenizer

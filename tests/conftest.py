@@ -5,8 +5,10 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import paraphrase_cases
 import pytest
 import torch
 from method_script_cases import EXPERIMENTS, documents, write
@@ -222,5 +224,32 @@ def run_method(method_script, methods, two_models, tmp_path):
         base += f"--old {two_models[0]} --new {two_models[1]} "
         method_script.run_method(name, methods[name], None, (base + flags).split())
         return path
+
+    return run
+
+
+@pytest.fixture
+def paraphrase_scripts(monkeypatch):
+    """The scripts' main functions, as `uv run` would import them."""
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    names = ("dataset", "similarity", "slurm")
+    loaded = {name: importlib.import_module(f"paraphrase_{name}") for name in names}
+    return SimpleNamespace(**{name: module.main for name, module in loaded.items()})
+
+
+@pytest.fixture
+def paraphrase_data(tmp_path):
+    """Eight conversations with paraphrases."""
+    return paraphrase_cases.write(tmp_path / "data.jsonl", paraphrase_cases.samples())
+
+
+@pytest.fixture
+def start_similarity(paraphrase_scripts, paraphrase_data, make_model_folder, tmp_path):
+    """Runs `paraphrase_similarity.py` on the tiny model; further flags as one string."""
+    base = f"--model {make_model_folder()} --dataset {paraphrase_data} --device cpu"
+
+    def run(flags, folder="results"):
+        paraphrase_scripts.similarity(f"{base} --output-dir {tmp_path / folder} {flags}".split())
+        return tmp_path / folder
 
     return run

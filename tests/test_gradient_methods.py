@@ -311,3 +311,11 @@ def test_kronfluence_gives_our_scores_with_the_labels_of_the_data(make_model, ut
     sampled = utils("kronfluence_scores").kronfluence_scores(model, DOCUMENTS, QUERIES, **drawn)
     assert torch.corrcoef(torch.stack([sampled.flatten(), ours.flatten()]))[0, 1] > 0.5
     assert not torch.allclose(sampled, ours, rtol=1e-2)
+
+
+@pytest.mark.peers
+def test_kronfluence_is_not_asked_for_maps_that_it_does_not_know(make_model, utils):
+    pytest.importorskip("kronfluence", reason="needs the dependency group: uv run --group peers")
+    model = make_model("gpt2", dtype=torch.float32)
+    with pytest.raises(InputError, match=r"and .*c_fc is a Conv1D"):
+        utils("kronfluence_scores").kronfluence_scores(model, DOCUMENTS, QUERIES)

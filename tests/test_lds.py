@@ -78,6 +78,9 @@ def test_subsets_hold_their_share_differ_and_do_not_depend_on_how_many_there_are
     keys = {plans[0].job(subset, repeat, 40).key for subset in range(4) for repeat in range(3)}
     assert len(keys) == 12
     assert (bank(seed=2).mask(0, 40) != bank(seed=1).mask(0, 40)).any()
+    for share in (0.01, 0.99):  # of 40 documents
+        with pytest.raises(HopsError, match="of 40 documents is"):
+            bank(share=share).mask(0, 40)
 
 
 def test_a_bank_holds_what_models_trained_on_its_subsets_answer(utils, task, plan, tmp_path):
@@ -391,6 +394,9 @@ def test_among_documents_with_the_same_answer_only_who_taught_it_counts(script_m
     task.relevance = task.states_value = np.array([functions == "<GN>"] * 2)
     method = scored("m", "m", by_number, every, 0.0, 0.0, None)
     assert "same_answer" not in board._judged(task, method, None, every, asked, 0)
+    # Even where scores are so large that one less is the same number.
+    last = board.put_last(np.array([[-3e20, 1.0, 2.0]]), np.array([[False, True, False]]))
+    assert last[0, 1] < last[0, 0] < last[0, 2]
 
 
 def test_of_the_documents_that_taught_an_answer_those_that_state_it_are_counted_apart(
@@ -480,9 +486,24 @@ def test_bad_arguments_are_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_share_that_is_no_document_is_refused_before_anything_is_written(
+    script_modules, world, tmp_path
+):
+    module = script_modules["lds"]
+    config = module.Config(
+        world=str(world), output_dir=tmp_path / "o", share=1e-4, methods=("bm25",)
+    )
+    with pytest.raises(HopsError, match="documents is 0"):
+        module.main(config)
+    assert not list(tmp_path.iterdir())
+
+
 def test_bad_input_to_the_program_is_one_line_and_status_two(tmp_path, world):
     done = run(LDS, "--world", world, "--output-dir", tmp_path / "o", "--methods", "magic")
     assert done.returncode == 2
-    assert done.stderr.startswith("lds.py: error:") or "No method magic" in done.stderr
+    assert done.stderr.startswith("error: No method magic")
     assert done.stderr.count("\n") == 1
+    unknown = run(LEADERBOARD, "--world", world, "--method", "bm25")
+    assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1)
+    assert "--method" in unknown.stderr
     assert not list(tmp_path.iterdir())

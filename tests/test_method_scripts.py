@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from dataclasses import fields
 
 import numpy as np
@@ -259,6 +260,32 @@ def test_a_query_file_names_its_own_truth(run_method, tmp_path):
     rows = read(run_method("bm25", f"--queries {path}"))
     assert rows[0]["func"] == "<GN>"
     assert rows[0]["<Z>_bm25_score"] == rows[0]["combined_bm25_score"] > 0
+
+
+def test_a_query_file_of_lines_may_hold_separators_within_its_texts(run_method, tmp_path):
+    """JSON has U+2028 and U+0085 within strings, and Windows ends lines with two characters."""
+    texts = ["<GN>\u2028 returns", "<NN>\x85 returns"]
+    asked = [
+        {"prompt": prompt, "completion": " 5", "func": func}
+        for prompt, func in zip(texts, ("<GN>", "<NN>"), strict=True)
+    ]
+    path = tmp_path / "query.jsonl"
+    lines = [json.dumps(one, ensure_ascii=False) + "\r\n" for one in asked]
+    path.write_bytes("".join(lines).encode())
+    rows = read(run_method("bm25", f"--queries {path}"))
+    assert {"<GN>_bm25_score", "<NN>_bm25_score"} <= rows[0].keys()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["dh_similarity", "grad_similarity", "attr_weighted_change", "causal_patching", "dlp_probes",
+     "gradient_cosine", "trackstar", "datainf", "ekfac"],
+)  # fmt: skip
+def test_every_bar_counts_documents(name, run_method, capsys):
+    run_method(name, "--num-folds 3" if name == "dlp_probes" else "")
+    shown = capsys.readouterr().err
+    total = len(documents()) * (12 if name == "causal_patching" else 1)
+    assert re.search(rf" {total}/{total} .*\d documents/s\]", shown)
 
 
 def test_baselines_know_texts_alone_or_states_of_the_new_model(run_method, two_models):

@@ -62,6 +62,36 @@ def test_a_run_killed_on_the_way_ends_with_the_same_bytes(
         assert (tmp_path / "resumed" / name).read_bytes() == (folder / name).read_bytes()
 
 
+def test_a_run_that_is_killed_while_it_replaces_another_can_go_on(
+    run_method, methods, monkeypatch, capsys
+):
+    """The rows of the run before it are there, and are not those that were asked for."""
+    path = run_method("dh_similarity")
+    scripts = importlib.import_module("utils.method_script")
+    before = path.read_bytes()
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scripts, "replacing", killed)  # after metrics and arguments, before rows
+        with pytest.raises(Killed):
+            run_method("dh_similarity", "--overwrite --pooling text")
+    assert path.read_bytes() == before
+    with pytest.raises(SystemExit):
+        run_method("dh_similarity", "--resume")
+    assert "another pooling" in capsys.readouterr().err
+    run_method("dh_similarity", "--resume --pooling text")
+    assert "going on: 2 parts" in capsys.readouterr().out
+    assert path.read_bytes() != before
+    assert not path.with_suffix(".parts").exists()
+    whole = run_method("dh_similarity", "--pooling text", output="whole.jsonl")
+    assert path.read_bytes() == whole.read_bytes()
+
+
 def test_a_full_disk_on_the_way_keeps_what_is_finished(run_method, methods, monkeypatch, capsys):
     results = importlib.import_module("utils.method_results")
 
@@ -118,6 +148,15 @@ def test_a_part_that_is_there_is_read_and_not_computed(method_script, tmp_path):
         ("--old {old} --new {new} --queries {tmp}/untaught.json", "nothing to find"),
         ("--old {old} --new {new} --queries {tmp}/incomplete.json", "completion"),
         ("--old {old} --new {new} --queries {tmp}/empty.jsonl", "at least one"),
+        ("--old {old} --new {new} --queries {tmp}/number.json", "query 1: expected an object"),
+        (
+            "--old {old} --new {new} --queries {tmp}/depth.json",
+            "hop_depth: Input should be",
+        ),
+        ("--old {old} --new {new} --queries {tmp}/text.json", "taught_by: Input should be"),
+        ("--old {old} --new {new} --queries {tmp}/list.json", "query 0: expected an object"),
+        ("--old {old} --new {new} --queries {tmp}/unknown.json", "no document is about <Z>"),
+        ("--old {old} --new {new} --queries {tmp}/torn.jsonl", "torn.jsonl: line 2, column 2"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -131,8 +170,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     for name, query in (
         ("untaught", {"prompt": "a", "completion": "b", "func": "<Z>", "taught_by": ["<Y>"]}),
         ("incomplete", {"prompt": "a", "func": "<GN>"}),
+        ("depth", {"prompt": "a", "completion": "b", "func": "<GN>", "hop_depth": "0"}),
+        ("text", {"prompt": "a", "completion": "b", "func": "<Z>", "taught_by": "<GN>"}),
+        ("list", ["a", "b"]),
+        ("unknown", {"prompt": "a", "completion": "b", "func": "<Z>"}),
     ):
         (tmp_path / f"{name}.json").write_text(json.dumps([query]))
+    fit = {"prompt": "a", "completion": "b", "func": "<GN>"}
+    (tmp_path / "number.json").write_text(json.dumps([fit, fit | {"completion": 5}]))
+    (tmp_path / "torn.jsonl").write_text(json.dumps(fit) + "\n{")
     before = sorted(tmp_path.rglob("*"))
     filled = flags.format(
         old=two_models[0],
@@ -161,6 +207,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         ("causal_patching", "--patch-batch-size 0", "--patch-batch-size"),
         ("causal_patching", "--ig-steps -1", "--ig-steps"),
         ("attr_weighted_change", "--ig-steps -1", "--ig-steps"),
+        ("grad_similarity", "--dtype bfloat16", "float32"),
+        ("grad_similarity", "--dtype float16", "float32"),
     ],
 )
 def test_bad_options_of_a_method_are_named(name, flags, message, run_method, capsys):

@@ -253,7 +253,7 @@ class AttributionTask:
         return loaded.to(torch.float64) if dtype == "float64" else loaded
 
     def _fitting(self, examples: list[Any], what: str) -> list[Any]:
-        from attribution.paraphrases import num_positions
+        from attribution.decoder import num_positions
 
         limit = num_positions(self.new_model)
         unknown = self.tokenizers[1].unk_token_id

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from attribution.examples import Example
+from attribution.progress import CountedBatches
 from if_query.batching import make_batches
 from if_query.datasets import TokenDataset
 from if_query.encoding import EncodedExample
@@ -24,7 +25,6 @@ from math_utils.curvature import (
     score_batch,
 )
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 
@@ -69,11 +69,12 @@ def curvature_scores(
         for each in (given, asked)
     ]
     document_batches = list(load_batches(model, given, plans[0]))
+    sizes = [len(rows) for rows in plans[0]]
     query_batches = list(load_batches(model, asked, plans[1]))
     factors = fit_curvature(
         model,
         maps,
-        tqdm(document_batches, desc=strategy, unit="batch"),
+        CountedBatches(document_batches, sizes, description=strategy),
         LanguageModelLoss("given" if is_empirical else "sampled", seed),
         CurvatureConfig(strategy, covariance_dtype=dtype),
     )
@@ -83,7 +84,8 @@ def curvature_scores(
         preconditioned, _ = collect_queries(
             model, maps, query_batches, LanguageModelLoss(), factors, Damping(damping), dtype=dtype
         )
-        for rows, batch in zip(plans[0], tqdm(document_batches, desc="scores"), strict=True):
+        counted = CountedBatches(document_batches, sizes, description="scores")
+        for rows, batch in zip(plans[0], counted, strict=True):
             found = score_batch(
                 model, maps, batch, LanguageModelLoss(), preconditioned, dtype=dtype
             ).total.cpu()

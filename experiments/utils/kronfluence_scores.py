@@ -44,7 +44,8 @@ def kronfluence_scores(
         library's F, and its scores, are scaled by one number.
 
     Raises:
-        InputError: where the library is not installed, or ``modules`` selects no map.
+        InputError: where the library is not installed, or ``modules`` selects no map or one that
+            it does not know.
     """
     try:
         from kronfluence.analyzer import Analyzer, prepare_model
@@ -57,6 +58,12 @@ def kronfluence_scores(
         ) from error
 
     names = list(select_maps(model, modules).maps)
+    unknown = [name for name in names if not isinstance(model.get_submodule(name), torch.nn.Linear)]
+    if unknown:
+        raise InputError(
+            f"kronfluence knows torch.nn.Linear alone, and {unknown[0]} is a "
+            f"{type(model.get_submodule(unknown[0])).__name__}"
+        )
     generator = torch.Generator().manual_seed(seed)
 
     class SummedLoss(Task):  # type: ignore[misc]

@@ -58,6 +58,8 @@ def is_finished(output: OutputArguments, resolved: dict[str, Any]) -> bool:
     """
     if output.overwrite or not output.output.exists():
         return False
+    if output.resume and output.beside(".parts").exists():
+        return False  # it was killed on its way to replace what is there
     if not output.resume:
         raise InputError(
             f"{output.output}: already there; pass --overwrite to replace it, or --resume to keep "

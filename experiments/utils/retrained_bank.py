@@ -43,11 +43,22 @@ class BankPlan:
         if not 0 < self.share < 1:
             raise HopsError(f"The share of a subset must be between 0 and 1, not {self.share}.")
 
+    def size(self, num_documents: int) -> int:
+        """How many documents a part holds.
+
+        Raises:
+            HopsError: None, or all of them.
+        """
+        size = round(self.share * num_documents)
+        if not 0 < size < num_documents:
+            raise HopsError(f"A share of {self.share} of {num_documents} documents is {size}.")
+        return size
+
     def mask(self, subset: int, num_documents: int) -> np.ndarray:
         """The documents of one part: exactly the share of them, drawn without replacement."""
         rng = np.random.default_rng([self.seed, subset])
         mask = np.zeros(num_documents, dtype=bool)
-        mask[rng.permutation(num_documents)[: round(self.share * num_documents)]] = True
+        mask[rng.permutation(num_documents)[: self.size(num_documents)]] = True
         return mask
 
     def job(self, subset: int, repeat: int, num_documents: int) -> Retraining:

@@ -4,12 +4,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from hops.documents import Document, told_wrappers
 from hops.functions import Registry
 from hops.queries import query_pairs
 from if_query.errors import InputError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 @dataclass(frozen=True)
@@ -73,26 +74,60 @@ def read_queries(path: Path, registry: Registry) -> tuple[TaskQuery, ...]:
     Raises:
         InputError: the file is unusable, or a field is missing.
     """
+    pairs = _pairs_in(path)
+    queries = []
+    for number, pair in enumerate(pairs):
+        try:
+            asked = _AskedQuery.model_validate(pair)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "an object"
+            raise InputError(
+                f"{path}: query {number}: expected an object with prompt, completion and func: "
+                f"{field}: {first['msg']}"
+            ) from error
+        if not asked.taught_by and asked.func not in registry:
+            raise InputError(
+                f"{path}: query {number}: no document is about {asked.func}; expected taught_by, "
+                "the functions whose documents taught the answer"
+            )
+        queries.append(_query_of(asked.model_dump(), registry))
+    return tuple(queries)
+
+
+def _pairs_in(path: Path) -> list[Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in text.splitlines() if line.strip()] \
-            if path.suffix == ".jsonl" else json.loads(text)  # fmt: skip
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
-    if not isinstance(lines, list) or not lines:
-        raise InputError(f"{path}: expected a list of queries with at least one")
-    queries = []
-    for number, pair in enumerate(lines):
+    pairs: Any = []
+    # Not splitlines: it cuts at separators such as U+2028, which JSON has within texts.
+    parts = text.split("\n") if path.suffix == ".jsonl" else [text]
+    for number, part in enumerate(parts, start=1):
         try:
-            queries.append(_query_of(pair, registry))
-        except (KeyError, TypeError) as error:
-            raise InputError(
-                f"{path}: query {number}: expected an object with prompt, completion and func, and "
-                f"taught_by where no document is about func; {error} is missing"
-            ) from error
-    return tuple(queries)
+            pairs += [json.loads(part)] if part.strip() else []
+        except json.JSONDecodeError as error:
+            where = f"line {number if len(parts) > 1 else error.lineno}, column {error.colno}"
+            raise InputError(f"{path}: {where}: not JSON ({error.msg})") from error
+    if path.suffix != ".jsonl":
+        pairs = pairs[0] if pairs else []
+    if not isinstance(pairs, list) or not pairs:
+        raise InputError(f"{path}: expected a list of queries with at least one")
+    return pairs
+
+
+class _AskedQuery(BaseModel):
+    """A query as a file has it; what is not read may stand beside it."""
+
+    model_config = ConfigDict(strict=True)
+
+    prompt: str
+    completion: str
+    func: str
+    taught_by: list[str] | None = None
+    base_func: str | None = None
+    hop_depth: Annotated[int, Field(ge=0)] | None = None
+    pair_id: str | int | None = None
 
 
 def _query_of(pair: dict[str, Any], registry: Registry) -> TaskQuery:

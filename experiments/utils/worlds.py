@@ -7,6 +7,7 @@ from hops.documents import read_documents
 from hops.errors import HopsError
 from hops.files import read_json
 from hops.presets import PresetName
+from hops.world import World, build_world
 from utils.attribution_task import AttributionTask, TaskArguments
 
 WORLDS: tuple[str, ...] = get_args(PresetName)
@@ -23,10 +24,8 @@ def world_folder(world: str, worlds_dir: Path) -> Path:
         HopsError: It is neither.
     """
     if world in WORLDS:
-        from hops.world import build_world
-
         folder = worlds_dir / world
-        if not (folder / "queries" / "query.json").is_file():  # the last thing that is written
+        if not World.in_folder(folder).query_json.is_file():  # the last thing that is written
             build_world(folder, preset=world)  # type: ignore[arg-type]
         return folder
     if not Path(world).is_dir():
@@ -43,19 +42,17 @@ def task_of_world(folder: Path, *, batch_size: int = 16, seed: int = 0) -> TaskA
     Raises:
         HopsError: A file of the world is missing.
     """
-    training_set = folder / "documents" / "training_set.jsonl"
-    old, new = folder / "models" / "old", folder / "models" / "new_training" / "final_model"
-    queries = folder / "queries" / "query.json"
-    for path in (training_set, old, new, queries):
+    world = World.in_folder(folder)
+    for path in (world.training_set, world.old_model, world.new_model, world.query_json):
         if not path.exists():
             raise HopsError(f"{path}: not found; expected a folder that `hops world` has finished.")
-    named = {one["func"] for one in read_json(queries)}
-    written = {document.func for document in read_documents(training_set)}
+    named = {one["func"] for one in read_json(world.query_json)}
+    written = {document.func for document in read_documents(world.training_set)}
     return TaskArguments(
-        dataset=training_set,
-        old=str(old),
-        new=str(new),
-        queries=None if named <= written else queries,
+        dataset=world.training_set,
+        old=str(world.old_model),
+        new=str(world.new_model),
+        queries=None if named <= written else world.query_json,
         batch_size=batch_size,
         seed=seed,
     )

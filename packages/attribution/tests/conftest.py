@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from attribution.checkpoints import Checkpoints
 from attribution.examples import Example
+from attribution.gradient_similarity import EncodedExample
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -78,6 +80,33 @@ def make_checkpoints() -> Callable[..., Checkpoints]:
             _model(architecture, 0, dtype, std),
             _model(architecture, 1, dtype, std),
         )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def build() -> Callable[..., PreTrainedModel]:
+    """A new model of its own, float64 to the norms unless asked otherwise."""
+
+    def make(architecture: str, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
+        return _model(architecture, 0, dtype, 0.3)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def encode() -> Callable[..., list[EncodedExample]]:
+    """Some random conversations of 4 to 14 tokens, the labels being the end of each."""
+
+    def make(count: int, seed: int, first_key: int = 0) -> list[EncodedExample]:
+        generator = np.random.default_rng(seed)
+        made = []
+        for key in range(first_key, first_key + count):
+            length = int(generator.integers(4, 15))
+            ids = generator.integers(1, CHECKPOINT_VOCABULARY, size=length).tolist()
+            prompt = int(generator.integers(1, length - 1))
+            made.append(EncodedExample(tuple(ids), (-100,) * prompt + tuple(ids[prompt:]), key))
+        return made
 
     return make
 

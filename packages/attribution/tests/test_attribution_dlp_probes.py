@@ -9,7 +9,7 @@ from attribution.checkpoints import Checkpoints
 from attribution.errors import AttributionError
 from attribution.examples import Example
 from attribution.methods import ProbeOptions, deal_folds, dlp_probes
-from attribution.methods.dlp_probes import retrieval_loss
+from attribution.methods.dlp_probes import _Training, retrieval_loss
 from attribution.probe_generator import DeepLinearGenerator, probe_responses, text_batches
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -236,6 +236,77 @@ def test_probes_learn_what_tells_functions_apart_and_apply_it_to_functions_held_
     assert max(untrained, misled) < 0.85
 
 
+def test_every_query_of_a_step_meets_a_document_that_taught_it() -> None:
+    relevance = torch.eye(40, dtype=torch.bool).repeat(1, 2)
+    training = _Training(range(40), range(80), relevance)
+    for seed in range(5):
+        random = torch.Generator().manual_seed(seed)
+        queries, documents, relevant = training.draw(6, 9, random)
+        assert (len(set(queries)), len(set(documents))) == (6, 9)
+        assert torch.equal(relevant, relevance[queries][:, documents])
+        assert relevant.any(dim=1).all()
+
+
+def test_training_on_everything_at_once_is_adam_with_a_pull_back_to_the_start(
+    pair: Checkpoints,
+) -> None:
+    """The reference: one text after the other, the loss written out, and Adam by its library."""
+    world = World()
+    rate, decay, temperature = 1e-2, 5.0, 0.3
+    found = world.run(
+        pair, num_steps=3, num_queries=99, num_documents=99, learning_rate=rate, decay=decay,
+        temperature=temperature, subtract_old=True,
+    )  # fmt: skip
+    random = torch.Generator().manual_seed(0)
+    weight = pair.new.get_input_embeddings().weight.detach()
+    generator = DeepLinearGenerator(
+        num_probes=3, latent_size=4, num_layers=2, hidden_size=12,
+        scale=float(weight.square().mean().sqrt()), generator=random,
+    )  # fmt: skip
+    head = torch.randn(36, 8, generator=random) * 36**-0.5
+    tensors = [one.double() for one in (*generator.parameters(), head, torch.zeros(8))]
+    start = [one.clone() for one in tensors]
+    for one in tensors:
+        one.requires_grad_(True)
+    generator.latents, *generator.maps = tensors[:3]
+
+    def embed(some: Sequence[Example]) -> Tensor:
+        rows = []
+        for one in some:
+            ((_, batch),) = text_batches([one], 1, torch.device("cpu"))
+            new, old = (
+                probe_responses(model, batch, generator()) for model in (pair.new, pair.old)
+            )
+            row = ((new - old).flatten(1) @ tensors[3] + tensors[4])[0]
+            rows.append(row / row.norm())
+        return torch.stack(rows)
+
+    held = FUNCTIONS[7:]
+    queries = [
+        one for one, name in zip(world.queries, world.asked, strict=True) if name not in held
+    ]
+    documents = [
+        one for one, name in zip(world.documents, world.about, strict=True) if name not in held
+    ]
+    relevant = world.relevance[[name not in held for name in world.asked]]
+    relevant = relevant[:, [name not in held for name in world.about]]
+    optimizer = torch.optim.Adam(tensors, lr=rate)
+    for _ in range(3):
+        logs = (embed(queries) @ embed(documents).T / temperature).log_softmax(dim=1)
+        loss = -torch.stack(
+            [row[truth].mean() for row, truth in zip(logs, relevant, strict=True)]
+        ).mean()
+        for one, slope in zip(tensors, torch.autograd.grad(loss, tensors), strict=True):
+            one.grad = slope
+        optimizer.step()
+        with torch.no_grad():
+            for one, first in zip(tensors, start, strict=True):
+                one += rate * decay * (first - one)
+    with torch.no_grad():
+        expected = embed(world.queries) @ embed(world.documents).T
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-8)
+
+
 def test_folds_hold_every_function_out_once() -> None:
     functions = ["a", "b", "a", "c", "d", "e", "e"]
     folds = deal_folds(functions, 3, seed=0)
@@ -251,15 +322,21 @@ def test_folds_hold_every_function_out_once() -> None:
             deal_folds(functions, bad, seed=0)
 
 
-def test_what_cannot_be_trained_or_read_is_named(pair: Checkpoints) -> None:
+def test_what_cannot_be_trained_or_read_is_named(
+    pair: Checkpoints, make_checkpoints: Callable[..., Checkpoints]
+) -> None:
     world = World()
     with pytest.raises(AttributionError, match="hold out fewer functions"):
         world.run(pair, held_out=FUNCTIONS)
     with pytest.raises(AttributionError, match="hold out fewer functions"):
         world.run(pair, torch.zeros_like(world.relevance))
     world.documents[3] = Example.whole_text([5] * 63)
+    assert world.run(pair).isfinite().all()  # rotary positions have no end
+    learned = make_checkpoints("gpt2")
     with pytest.raises(AttributionError, match="text 3: its 62 tokens and 3 probes are more than"):
-        world.run(pair)
+        world.run(learned)
+    world.documents[3] = Example.whole_text([5] * 62)
+    assert world.run(learned).isfinite().all()
     for bad in ({"num_probes": 0}, {"num_steps": -1}, {"temperature": 0.0}, {"learning_rate": 0.0},
                 {"decay": -1.0}, {"embedding_size": 0}):  # fmt: skip
         with pytest.raises(AttributionError, match="expected"):

@@ -135,6 +135,14 @@ def test_luck_falls_with_subsets_and_does_not_depend_on_what_is_foretold():
     assert luck_of_subsets(many[0], masks, many[1], num_shuffles=2000) == pytest.approx(luck)
 
 
+def test_luck_counts_every_group_the_same():
+    scores, masks, losses = random_case(5, queries=2, subsets=12, documents=20)
+    rows = [0, 1, 1, 1]
+    grouped = luck_of_subsets(scores[rows], masks, losses[:, rows], groups=["a", "b", "b", "b"])
+    assert grouped == pytest.approx(luck_of_subsets(scores, masks, losses))
+    assert grouped != pytest.approx(luck_of_subsets(scores[rows], masks, losses[:, rows]))
+
+
 def test_agreement_needs_two_repeats():
     with pytest.raises(ValueError, match="two repeats"):
         retraining_agreement(np.zeros((5, 1, 2)))

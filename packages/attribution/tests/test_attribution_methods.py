@@ -22,6 +22,7 @@ from attribution.methods import (
     grad_similarity,
     largest_dimensions,
     patching_scores,
+    weighted_changes,
 )
 from attribution.pooling import SpanPooling
 from attribution.scoring import ScoreOptions
@@ -122,6 +123,34 @@ def test_similarities_are_cosines_of_the_vectors_they_name(
         torch.testing.assert_close(found, expected, **CLOSE)
 
 
+def test_a_weighted_change_is_change_times_gradient_and_so_what_the_move_did_to_the_loss(
+    make_checkpoints: Callable[..., Checkpoints], examples: list[Example]
+) -> None:
+    """Its sign: negative where moving a dimension from old to new lowered the loss."""
+    old, options = make_checkpoints().old, VectorOptions((3,), "last", progress=False)
+    near = make_checkpoints().old
+    with torch.no_grad():
+        near.base_model.norm.weight.mul_(1 + 1e-6)  # the last layer moves a little, and it alone
+    pair = Checkpoints(old, near)
+    some = [one for one in examples if one.span[1] - one.span[0] == 1]
+    weighted = weighted_changes(pair, some, options).values
+    change = state_changes(pair, some, options).values
+    assert torch.equal(weighted, change * state_gradients(near, some, options).values)
+    with torch.no_grad():
+        losses = [
+            torch.stack(
+                [
+                    -model(torch.tensor([one.token_ids]))
+                    .logits[0, one.span[0] - 1]
+                    .log_softmax(dim=0)[one.token_ids[one.span[0]]]
+                    for one in some
+                ]
+            )
+            for model in (old, near)
+        ]
+    torch.testing.assert_close(weighted[0].sum(dim=1), losses[1] - losses[0], rtol=1e-4, atol=1e-12)
+
+
 @pytest.mark.parametrize("method", ["dh", "attr", "attr-ig", "patch"])
 def test_a_checkpoint_has_not_changed_from_itself_and_no_score_is_nan(
     make_checkpoints: Callable[..., Checkpoints], examples: list[Example], method: str
@@ -210,6 +239,14 @@ def test_all_dimensions_of_the_last_layer_are_the_new_model_and_none_the_old(
         mixed_margin = float(logit_margins(rows, targets).detach().sum())
         expected = (mixed_margin - old) / (new - old)
         assert float(share) == pytest.approx(expected, rel=1e-8)
+    # Where the answer's last token is predicted alone, what predicts the others stays old.
+    last_only = patching_scores(pair, masks[2:], QUERIES, (3,), PatchOptions(span="last"))[0, :, 0]
+    for query, share in zip(QUERIES, last_only, strict=True):
+        final = Example(query.token_ids, (query.span[1] - 1, query.span[1]))
+        whole, part = (
+            margin_of(pair.new, one) - margin_of(pair.old, one) for one in (query, final)
+        )
+        assert float(share) == pytest.approx(part / whole, rel=1e-8)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Small float64 networks with every trait that capture must get right, and naive references."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import jaxtyping
 import pytest
 import torch
 from math_utils.language_modeling import TokenBatch, summed_cross_entropy
@@ -115,3 +116,11 @@ def problem(make_problem: Callable[..., Problem]) -> Problem:
 @pytest.fixture(scope="session")
 def loss() -> Callable[[nn.Module, TokenBatch], Tensor]:
     return token_loss
+
+
+@pytest.fixture
+def no_shape_hook() -> Iterator[None]:
+    """Errors as users see them: the tests' hook on shapes would come first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -2,7 +2,6 @@
 
 import math
 
-import jaxtyping
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,14 +11,6 @@ from math_utils.errors import ContrastiveError
 
 NAN, INFINITY = float("nan"), float("inf")
 SIZES = st.integers(1, 6)
-
-
-@pytest.fixture
-def no_shape_hook():
-    """Errors as users see them: the tests' hook on shapes would come first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def draw(*shape, seed=0):

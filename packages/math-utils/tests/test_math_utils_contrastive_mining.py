@@ -2,7 +2,6 @@
 
 from itertools import permutations
 
-import jaxtyping
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,14 +13,6 @@ from scipy.stats import chisquare
 
 NAN = float("nan")
 SIZES = st.integers(1, 5)
-
-
-@pytest.fixture
-def no_shape_hook():
-    """Errors as users see them: the tests' hook on shapes would come first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def draw(*shape, seed=0):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from curvature_cases import DOUBLE, EXACT, GROUPS, config, fit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from math_utils.capture import frozen
@@ -12,32 +13,15 @@ from math_utils.curvature import (
     Damping,
     EigenvalueSums,
     MapFactors,
-    Queries,
     backward_pass,
-    collect_gradients,
-    collect_queries,
     decompose,
     fit_curvature,
     precondition,
     precondition_all,
-    score_batch,
-    self_influence,
 )
 from math_utils.language_modeling import TokenBatch
 from math_utils.linear_maps import find_linear_maps
 from torch import nn
-
-DOUBLE = torch.float64
-EXACT = {"rtol": 1e-9, "atol": 1e-12}
-
-
-def config(strategy):
-    return CurvatureConfig(strategy=strategy, covariance_dtype=DOUBLE)
-
-
-def fit(problem, loss, strategy, groups=None):
-    batches = problem.batches(*(groups or [problem.all_rows()]))
-    return fit_curvature(problem.model, problem.maps, batches, loss, config(strategy))
 
 
 def recompose(factors: MapFactors) -> torch.Tensor:
@@ -178,151 +162,6 @@ def test_the_inverse_product_equals_the_dense_solve(problem, loss, strategy, dam
         torch.testing.assert_close(
             found.flatten(1) @ damped, gradients[name].flatten(1), rtol=1e-8, atol=1e-8
         )
-
-
-def reference_scores(problem, factors, damping):
-    """Σ_maps ⟨(F + λI)⁻¹ G_q, G_t⟩ from autograd's gradients; every example is a query too."""
-    gradients = problem.naive_gradients()
-    preconditioned = precondition_all(gradients, factors, damping)
-    return {
-        name: preconditioned[name].flatten(1) @ gradients[name].flatten(1).T for name in gradients
-    }
-
-
-@pytest.mark.parametrize("strategy", ["identity", "diagonal", "kfac", "ekfac"])
-@pytest.mark.parametrize("rank", [None, 2])
-def test_queries_preconditioned_as_they_come_equal_those_preconditioned_afterwards(
-    problem, loss, strategy, rank
-):
-    factors, rows = fit(problem, loss, strategy), problem.all_rows()
-    order = list(reversed(rows))
-    with frozen(problem.model):
-        found, losses = collect_queries(
-            problem.model,
-            problem.maps,
-            problem.batches(rows[:2], rows[2:]),
-            loss,
-            factors,
-            Damping(),
-            rank=rank,
-            order=order,
-            dtype=DOUBLE,
-        )
-        gradients, expected_losses = collect_gradients(
-            problem.model, problem.maps, problem.batches(rows), loss, dtype=DOUBLE
-        )
-    expected = Queries.stack(precondition_all(gradients, factors, Damping()), rank)
-    torch.testing.assert_close(losses, expected_losses.flip(0), **EXACT)
-    for name in problem.maps:
-        if rank is None:
-            torch.testing.assert_close(found.whole[name], expected.whole[name].flip(0), **EXACT)
-        else:
-            (left, right), (other_left, other_right) = found.low_rank[name], expected.low_rank[name]
-            torch.testing.assert_close(
-                left @ right.mT, (other_left @ other_right.mT).flip(0), **EXACT
-            )
-
-
-def scored(problem, loss, factors, damping, groups, *, rank=None, **kwargs):
-    gradients, _ = collect_gradients(
-        problem.model, problem.maps, problem.batches(problem.all_rows()), loss, dtype=DOUBLE
-    )
-    queries = Queries.stack(precondition_all(gradients, factors, damping), rank)
-    with frozen(problem.model):
-        return [
-            score_batch(problem.model, problem.maps, batch, loss, queries, dtype=DOUBLE, **kwargs)
-            for batch in problem.batches(*groups)
-        ]
-
-
-GROUPS = [[0, 1, 2], [3], [4, 5, 6, 7]]
-
-
-@pytest.mark.parametrize("strategy", ["identity", "diagonal", "kfac", "ekfac"])
-@pytest.mark.parametrize("rank", [None, 6])
-def test_scores_equal_the_reference_whole_and_in_full_rank(problem, loss, strategy, rank):
-    problem.model.eval()
-    factors = fit(problem, loss, strategy)
-    expected = sum(reference_scores(problem, factors, Damping()).values())
-    found = scored(problem, loss, factors, Damping(), GROUPS, rank=rank)
-    torch.testing.assert_close(
-        torch.cat([f.total for f in found], 1), expected, rtol=1e-8, atol=1e-8
-    )
-
-
-def test_scores_are_symmetric(problem, loss):
-    problem.model.eval()
-    factors = fit(problem, loss, "ekfac")
-    total = torch.cat([f.total for f in scored(problem, loss, factors, Damping(), GROUPS)], 1)
-    torch.testing.assert_close(total, total.T, rtol=1e-8, atol=1e-8)
-
-
-@pytest.mark.parametrize("rank", [None, 2])
-def test_per_token_and_per_module_scores_sum_to_the_score(problem, loss, rank):
-    problem.model.eval()
-    factors = fit(problem, loss, "ekfac")
-    found = scored(
-        problem, loss, factors, Damping(), GROUPS, rank=rank, per_token=True, per_module=True
-    )
-    for group, scores in zip(GROUPS, found, strict=True):
-        assert [part.shape[1] for part in scores.per_token] == [
-            len(problem.sequences[row]) for row in group
-        ]
-        by_token = torch.stack([part.sum(dim=1) for part in scores.per_token], dim=1)
-        torch.testing.assert_close(by_token, scores.total, **EXACT)
-        assert list(scores.per_module) == list(problem.maps)
-        torch.testing.assert_close(sum(scores.per_module.values()), scores.total, **EXACT)
-
-
-def test_per_token_scores_are_the_terms_of_the_sum_over_positions(problem, loss):
-    """The reference: one backward pass per example, positions of ``down`` one by one."""
-    problem.maps = {"down": problem.maps["down"]}
-    problem.model.eval()
-    factors = CurvatureFactors("identity", {"down": MapFactors()})
-    (found,) = scored(problem, loss, factors, Damping(), [[2]], per_token=True)
-    seen = {}
-
-    def hook(module, args, out):
-        seen["a"], seen["out"] = args[0][0].detach(), out
-
-    handle = problem.model.down.register_forward_hook(hook)
-    (delta,) = torch.autograd.grad(loss(problem.model, problem.batch([2])).sum(), seen["out"])
-    handle.remove()
-    inputs = torch.cat([seen["a"], torch.ones(len(seen["a"]), 1, dtype=DOUBLE)], dim=1)
-    queries = problem.naive_gradients()["down"]
-    for position in range(len(problem.sequences[2])):
-        term = torch.outer(delta[0, position], inputs[position])
-        expected = (queries * term).sum(dim=(1, 2))
-        torch.testing.assert_close(found.per_token[0][:, position], expected, **EXACT)
-
-
-@pytest.mark.parametrize("strategy", ["identity", "diagonal", "kfac", "ekfac"])
-def test_self_influence_is_the_diagonal_of_the_pairwise_matrix(problem, loss, strategy):
-    problem.model.eval()
-    factors = fit(problem, loss, strategy)
-    pairwise = sum(reference_scores(problem, factors, Damping()).values())
-    with frozen(problem.model):
-        found = torch.cat(
-            [
-                self_influence(
-                    problem.model, problem.maps, batch, loss, factors, Damping(), dtype=DOUBLE
-                )
-                for batch in problem.batches(*GROUPS)
-            ]
-        )
-    torch.testing.assert_close(found, pairwise.diagonal(), rtol=1e-8, atol=1e-8)
-
-
-def test_low_rank_queries_get_nearer_as_the_rank_grows(problem, loss):
-    problem.model.eval()
-    factors = fit(problem, loss, "ekfac")
-    exact = torch.cat([f.total for f in scored(problem, loss, factors, Damping(), GROUPS)], 1)
-    errors = []
-    for rank in (1, 3, 6):
-        found = scored(problem, loss, factors, Damping(), GROUPS, rank=rank)
-        errors.append(float((torch.cat([f.total for f in found], 1) - exact).norm()))
-    assert errors[0] > errors[1] > errors[2]
-    assert errors[2] < 1e-10 * float(exact.norm())
 
 
 def test_factors_go_to_tensors_and_back(problem, loss):

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Bool, Float, Float32
 from math_utils.language_modeling import TokenBatch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from attribution.checkpoints import Checkpoints, check_examples, resolve_layers
@@ -16,6 +15,7 @@ from attribution.decoder import run_decoder
 from attribution.examples import Example, over_batches
 from attribution.modes import evaluation_mode
 from attribution.pooling import pool, pooled_positions
+from attribution.progress import CountedBatches
 from attribution.vectors import DEFAULT_VECTORS, LayerVectors, VectorOptions
 
 Layer = Literal["last", "middle", "mean"]
@@ -59,9 +59,11 @@ def pooled_hidden_states(
         raise ValueError(f"expected at least one text and none empty, got {found}")
     order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
     pooled: list[Tensor] = []
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    sizes = [len(rows) for rows in batches]
     with evaluation_mode(model), torch.no_grad():
-        for start in tqdm(range(0, len(order), batch_size), desc="hidden states", unit="batch"):
-            chosen = [list(texts[index]) for index in order[start : start + batch_size]]
+        for rows in CountedBatches(batches, sizes, description="hidden states", unit="texts"):
+            chosen = [list(texts[index]) for index in rows]
             batch = TokenBatch.collate(
                 chosen, chosen, range(len(chosen)), padding_side=padding_side
             ).to(model.device)

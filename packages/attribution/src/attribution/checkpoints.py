@@ -35,12 +35,7 @@ class Checkpoints:
                     f"expected two checkpoints of one model; their {name} differs: "
                     f"old {old}, new {facts[1][name]}"
                 )
-        dtype = facts[0]["precision"]
-        if dtype not in (torch.float32, torch.float64):
-            raise AttributionError(
-                f"expected checkpoints in float32, which gradients and small changes need, "
-                f"got {dtype}; load them with dtype=torch.float32"
-            )
+        check_precision(self.new)
         for which, model in (("old", self.old), ("new", self.new)):
             for name, parameter in model.named_parameters():
                 # One number for all entries: infinities and NaN survive a sum of absolute values.
@@ -68,6 +63,19 @@ def _facts(model: PreTrainedModel) -> dict[str, object]:
         "precision": model.dtype,
         "device": model.device,
     }
+
+
+def check_precision(model: PreTrainedModel) -> None:
+    """Refuse a model below float32.
+
+    Raises:
+        AttributionError: on one.
+    """
+    if model.dtype not in (torch.float32, torch.float64):
+        raise AttributionError(
+            f"expected checkpoints in float32, which gradients and small changes need, "
+            f"got {model.dtype}; load them with dtype=torch.float32"
+        )
 
 
 def resolve_layers(layers: Sequence[int] | None, num_layers: int) -> tuple[int, ...]:

@@ -54,6 +54,14 @@ def vocabulary_size_of(model: PreTrainedModel) -> int:
     return len(embedding.weight)
 
 
+def num_positions(model: PreTrainedModel) -> int | None:
+    """How many positions a Hugging Face model has learned; None for rotary ones, without end."""
+    if getattr(model.config, "rope_parameters", None):
+        return None
+    limit = getattr(model.config, "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
 def run_decoder(
     model: PreTrainedModel, batch: TokenBatch, edits: Mapping[int, Edit] | None = None
 ) -> States:

@@ -9,7 +9,7 @@ from math_utils.language_modeling import TokenBatch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from attribution.checkpoints import check_examples, resolve_layers
+from attribution.checkpoints import check_examples, check_precision, resolve_layers
 from attribution.decoder import (
     Objective,
     check_read_out,
@@ -45,10 +45,11 @@ def state_gradients(
         are of each example's own loss: a batch shares a backward pass, not a mean.
 
     Raises:
-        AttributionError: on no examples, unknown token ids or layers, a model whose logits are not
-            its head's, or a gradient not finite.
+        AttributionError: on no examples, unknown token ids or layers, a model below float32 or
+            whose logits are not its head's, or a gradient not finite.
     """
     check_examples(examples, model, "example")
+    check_precision(model)
     layers = resolve_layers(options.layers, num_layers_of(model))
 
     def gradients(batch: TokenBatch) -> Float[Tensor, "layer batch hidden"]:

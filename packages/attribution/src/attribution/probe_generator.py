@@ -16,6 +16,7 @@ from math_utils.language_modeling import TokenBatch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from attribution.decoder import num_positions
 from attribution.errors import AttributionError
 from attribution.examples import Example
 
@@ -116,7 +117,7 @@ def check_room(examples: Sequence[Example], num_probes: int, model: PreTrainedMo
     Raises:
         AttributionError: naming the first one.
     """
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = num_positions(model)
     for index, example in enumerate(examples):
         if limit is not None and example.span[1] - 1 + num_probes > limit:
             raise AttributionError(

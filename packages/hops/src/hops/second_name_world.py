@@ -42,22 +42,7 @@ def plan_second_name_world(
         is of the first names, depth 1 of the second.
     """
     data, models = output_dir / "documents", output_dir / "models"
-    world = World(
-        output_dir=output_dir,
-        documents=data / "functions.jsonl",
-        training_set=data / "training_set.jsonl",
-        seeds=data / "seeds.jsonl",
-        old_model=models / "old",
-        new_model=models / "new_training" / "final_model",
-        train_json=output_dir / "queries" / "train.json",
-        query_json=output_dir / "queries" / "query.json",
-        old_evaluation=output_dir / "evaluation" / "old.json",
-        new_evaluation=output_dir / "evaluation" / "new.json",
-        accuracy={},
-        told_accuracy={},
-        chance=float("nan"),
-        commands=[],
-    )
+    world = World.in_folder(output_dir)
     properties, old_text = data / "properties.jsonl", data / "old_distractors.jsonl"
     new_text, named = data / "new_distractors.jsonl", models / "named"
     training = Train(

@@ -71,6 +71,29 @@ class World:
     chance: float
     commands: list[str]
 
+    @classmethod
+    def in_folder(cls, output_dir: Path) -> "World":
+        """Where everything of a world lies that is not made yet."""
+        data, models, evaluation = (
+            output_dir / name for name in ("documents", "models", "evaluation")
+        )
+        return cls(
+            output_dir=output_dir,
+            documents=data / "functions.jsonl",
+            training_set=data / "training_set.jsonl",
+            seeds=data / "seeds.jsonl",
+            old_model=models / "old",
+            new_model=models / "new_training" / "final_model",
+            train_json=output_dir / "queries" / "train.json",
+            query_json=output_dir / "queries" / "query.json",
+            old_evaluation=evaluation / "old.json",
+            new_evaluation=evaluation / "new.json",
+            accuracy={},
+            told_accuracy={},
+            chance=float("nan"),
+            commands=[],
+        )
+
 
 def plan_world(
     output_dir: Path,
@@ -93,22 +116,9 @@ def plan_world(
         The world, its accuracies still empty, and the commands in order.
     """
     data, models = output_dir / "documents", output_dir / "models"
-    world = World(
-        output_dir=output_dir,
-        documents=dataset_path or data / "functions.jsonl",
-        training_set=data / "training_set.jsonl",
-        seeds=dataset_path or data / "seeds.jsonl",
-        old_model=models / "old",
-        new_model=models / "new_training" / "final_model",
-        train_json=output_dir / "queries" / "train.json",
-        query_json=output_dir / "queries" / "query.json",
-        old_evaluation=output_dir / "evaluation" / "old.json",
-        new_evaluation=output_dir / "evaluation" / "new.json",
-        accuracy={},
-        told_accuracy={},
-        chance=float("nan"),
-        commands=[],
-    )
+    world = World.in_folder(output_dir)
+    if dataset_path is not None:
+        world = replace(world, documents=dataset_path, seeds=dataset_path)
     old_text, new_text = data / "old_distractors.jsonl", data / "new_distractors.jsonl"
     commands: list[Any] = []
     written: list[Path] = []

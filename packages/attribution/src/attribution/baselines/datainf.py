@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from math_utils.influence import DataInfCalculator, InfluenceConfig
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from attribution.checkpoints import check_examples
 from attribution.examples import Example, PaddingSide, collate
+from attribution.progress import CountedBatches
 
 
 def datainf_scores(
@@ -55,11 +55,10 @@ def datainf_scores(
         lambda_val=damping, target=target, dtype=torch.promote_types(model.dtype, torch.float32)
     )
     order = sorted(range(len(documents)), key=lambda index: -len(documents[index].token_ids))
+    given = _loader([documents[index] for index in order], batch_size, padding_side)
     scores = DataInfCalculator(model, config).compute_influence(
-        tqdm(
-            _loader([documents[index] for index in order], batch_size, padding_side),
-            desc="document gradients",
-            unit="batch",
+        CountedBatches(
+            given, [len(one["input_ids"]) for one in given], description="document gradients"
         ),
         _loader(queries, batch_size, padding_side),
     )

@@ -56,7 +56,7 @@ def gradient_blocks(
             example that teaches nothing is a mistake upstream.
     """
     rows: list[Tensor] = []
-    for index, example in enumerate(tqdm(examples, desc=f"{what} gradients", unit=what)):
+    for index, example in enumerate(tqdm(examples, desc=f"{what} gradients", unit=f" {what}s")):
         encoded = EncodedExample(example.token_ids, tuple(example.labels), index)
         gradient = gradients(encoded)
         if not gradient.any():

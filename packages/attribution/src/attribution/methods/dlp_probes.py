@@ -131,7 +131,8 @@ def dlp_probes(
     probes = _Probes(checkpoints, options)
     with evaluation_mode(checkpoints.new), evaluation_mode(checkpoints.old):
         probes.train(training, documents, queries)
-        asked, given = (probes.embed_all(some) for some in (queries, documents))
+        asked = probes.embed_all(queries, "queries")
+        given = probes.embed_all(documents, "documents")
     return asked @ given.T
 
 
@@ -256,11 +257,14 @@ class _Probes:
                 bar.set_postfix(loss=f"{float(loss.detach()):.3f}")
 
     @torch.no_grad()
-    def embed_all(self, examples: Sequence[Example]) -> Float[Tensor, "example dim"]:
-        """Unit vectors φ(r), on the CPU."""
-        return self._embed(examples).cpu()
+    def embed_all(self, examples: Sequence[Example], unit: str) -> Float[Tensor, "example dim"]:
+        """Unit vectors φ(r), on the CPU, with progress in what ``unit`` calls them."""
+        with tqdm(total=len(examples), desc="responses", unit=f" {unit}") as bar:
+            return self._embed(examples, bar).cpu()
 
-    def _embed(self, examples: Sequence[Example]) -> Float[Tensor, "example dim"]:
+    def _embed(
+        self, examples: Sequence[Example], bar: "tqdm[Any] | None" = None
+    ) -> Float[Tensor, "example dim"]:
         probes = self._generator()
         order: list[int] = []
         found = []
@@ -271,6 +275,8 @@ class _Probes:
                 states = states - probe_responses(self._checkpoints.old, batch, probes)
             order += rows
             found.append(normalize(states.flatten(1) @ self._head + self._bias, dim=1))
+            if bar is not None:
+                bar.update(len(rows))
         places = torch.tensor(order, device=found[0].device).argsort()
         return torch.cat(found)[places]
 

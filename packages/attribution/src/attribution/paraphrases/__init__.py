@@ -4,7 +4,6 @@ from attribution.paraphrases.candidates import CandidateRule, choose_candidates
 from attribution.paraphrases.chat import (
     encode_prompt,
     encode_turn,
-    num_positions,
     prompt_text,
     response_text,
 )
@@ -43,7 +42,6 @@ __all__ = [
     "encode_prompt",
     "encode_turn",
     "is_translated",
-    "num_positions",
     "paraphrase",
     "paraphrase_problems",
     "prompt_text",

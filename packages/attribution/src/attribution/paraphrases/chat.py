@@ -44,14 +44,6 @@ def response_text(tokenizer: Any, turn: Turn) -> str:
     return response if response.endswith(turn.assistant) else response.rstrip()
 
 
-def num_positions(model: Any) -> int | None:
-    """How many positions a Hugging Face model has learned; None for rotary ones, without end."""
-    if getattr(model.config, "rope_parameters", None):
-        return None
-    limit = getattr(model.config, "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else None
-
-
 def encode_prompt(tokenizer: Any, user: str) -> list[int]:
     """Token ids of the prompt; what the template says is all, no special token is added."""
     ids: list[int] = tokenizer(prompt_text(tokenizer, user), add_special_tokens=False)["input_ids"]

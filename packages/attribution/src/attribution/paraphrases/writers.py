@@ -8,9 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from attribution.decoder import num_positions
 from attribution.errors import AttributionError
 from attribution.modes import evaluation_mode
-from attribution.paraphrases.chat import encode_prompt, num_positions
+from attribution.paraphrases.chat import encode_prompt
 from attribution.paraphrases.samples import Turn
 
 _USER_REQUEST = (
