@@ -2,6 +2,7 @@
 
     uv run --group peers experiments/bench_ekfac.py
     uv run --group peers experiments/bench_ekfac.py --preset large
+    uv run --group peers experiments/bench_ekfac.py --preset 1b --option-repeats 0   # on CUDA
     uv run experiments/bench_ekfac.py --no-kronfluence --no-bergson
 
 A small OLMo-2, randomly initialised, in float32; the MLP maps are tracked. Every stage is timed in

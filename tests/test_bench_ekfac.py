@@ -84,7 +84,7 @@ def test_options_are_compared_with_the_exact_path(run):
 
 
 def test_a_sequence_follows_one_source_of_few_successors():
-    from utils.ekfac_model import VOCABULARY, Config
+    from utils.ekfac_model import PRESETS, Config
     from utils.ekfac_options import NUM_STATES, draw_sequences, make_sources
 
     generator = torch.Generator().manual_seed(0)
@@ -92,7 +92,7 @@ def test_a_sequence_follows_one_source_of_few_successors():
     used = set()
     for ids in draw_sequences(Config(min_length=5, max_length=9), sources, 40, generator):
         assert 5 <= len(ids) <= 9
-        states = [token - (VOCABULARY - NUM_STATES) for token in ids]
+        states = [token - (PRESETS["small"].vocabulary - NUM_STATES) for token in ids]
         fitting = [
             number
             for number, source in enumerate(sources.tolist())

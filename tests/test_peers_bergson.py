@@ -29,7 +29,7 @@ def config():
 
     return Config(
         num_layers=2, width=16, num_examples=12, num_queries=3, min_length=4, max_length=9,
-        max_tokens=40, threads=1, device="cpu", peer_batch_sizes=(2, 4),
+        fit_tokens=40, score_tokens=40, threads=1, device="cpu", peer_batch_sizes=(2, 4),
     )  # fmt: skip
 
 

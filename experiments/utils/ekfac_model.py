@@ -12,29 +12,48 @@ from transformers import AutoModelForCausalLM, Olmo2Config
 from utils.ekfac_arithmetic import GatedDecoder, Workload
 
 STAGES = ("covariances", "eigendecompositions", "corrected eigenvalues", "scores")
-PRESETS = {"small": (4, 256), "large": (8, 512)}
-"""Layers and width."""
-VOCABULARY = 2048
-NUM_HEADS = 4
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model, as OLMo-2 has it with MLPs 4 times as wide, and what is run on it."""
+
+    num_layers: int
+    width: int
+    num_examples: int
+    num_queries: int
+    min_length: int
+    max_length: int
+    num_heads: int = 4
+    vocabulary: int = 2048
+
+
+PRESETS = {
+    "small": Preset(4, 256, 256, 24, 16, 128),
+    "large": Preset(8, 512, 64, 24, 16, 128),
+    "1b": Preset(16, 2048, 1000, 8, 512, 512, num_heads=16, vocabulary=100_352),
+}
+FROM_PRESET = ("num_layers", "width", "num_examples", "num_queries", "min_length", "max_length")
 
 
 @dataclass(frozen=True)
 class Config:
     """Time and peak memory of every stage of EK-FAC influence."""
 
-    preset: Literal["small", "large"] = "small"
-    """4 layers of width 256, or 8 of width 512; MLPs 4 times as wide."""
+    preset: Literal["small", "large", "1b"] = "small"
+    """4 layers of width 256, 8 of width 512, or OLMo-2 of a billion parameters, which is for
+    CUDA; what follows down to the lengths is the preset's where it is not given."""
     num_layers: int | None = None
-    """Layers, in place of the preset's."""
+    """Layers."""
     width: int | None = None
-    """Width of the model, in place of the preset's; that of its MLPs is 4 times as much."""
-    num_examples: int = 256
+    """Width of the model; that of its MLPs is 4 times as much."""
+    num_examples: int | None = None
     """Training examples, which are also what curvature is fitted on."""
-    num_queries: int = 24
+    num_queries: int | None = None
     """Queries."""
-    min_length: int = 16
+    min_length: int | None = None
     """Lengths are uniformly random from here."""
-    max_length: int = 128
+    max_length: int | None = None
     """Lengths are uniformly random up to here."""
     fit_tokens: int | None = None
     """Our tokens per batch in both passes of the fit, padding counted; by default the fastest."""
@@ -42,9 +61,9 @@ class Config:
     """The same where examples are scored."""
     batch_sizes: tuple[int, ...] = (6, 8, 12)
     """What our trial goes through, as a number of the longest examples."""
-    replay_bytes: int = 1 << 30
+    replay_bytes: int | None = None
     """What our covariance pass may keep, so that corrected eigenvalues need not run the whole model
-    again; 0 keeps nothing."""
+    again; 0 keeps nothing, and by default it is a quarter of what is free, as in fit-hessians."""
     kronfluence: bool = True
     """Compare with kronfluence where it is installed."""
     bergson: bool = True
@@ -66,6 +85,11 @@ class Config:
     output: Path = Path("results/bench_ekfac.json")
     """Where to write the rows; the tables go beside it, in Markdown."""
 
+    def __post_init__(self) -> None:
+        for name in FROM_PRESET:
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(PRESETS[self.preset], name))
+
 
 class System(Protocol):
     """One implementation; each stage uses the results of those before it."""
@@ -80,15 +104,16 @@ class System(Protocol):
 def build_model(config: Config) -> Any:
     """The same weights at every call."""
     layers, width = sizes_of(config)
+    preset = PRESETS[config.preset]
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = AutoModelForCausalLM.from_config(
             Olmo2Config(
-                vocab_size=VOCABULARY,
+                vocab_size=preset.vocabulary,
                 hidden_size=width,
                 intermediate_size=4 * width,
                 num_hidden_layers=layers,
-                num_attention_heads=NUM_HEADS,
+                num_attention_heads=preset.num_heads,
                 max_position_embeddings=config.max_length,
                 eos_token_id=1,
             ),
@@ -109,7 +134,8 @@ def make_sequences(config: Config, *, queries: bool = False) -> list[list[int]]:
     generator = torch.Generator().manual_seed(config.seed + queries)
     count = config.num_queries if queries else config.num_examples
     lengths = draw_lengths(config, count, generator)
-    return [torch.randint(3, VOCABULARY, (n,), generator=generator).tolist() for n in lengths]
+    vocabulary = PRESETS[config.preset].vocabulary
+    return [torch.randint(3, vocabulary, (n,), generator=generator).tolist() for n in lengths]
 
 
 def collate_rows(sequences: Sequence[Sequence[int]], rows: Sequence[int]) -> TokenBatch:
@@ -171,14 +197,13 @@ def quarter_of(config: Config) -> Config:
 
 def sizes_of(config: Config) -> tuple[int, int]:
     """Layers and width of the model."""
-    layers, width = PRESETS[config.preset]
-    return config.num_layers or layers, config.width or width
+    return config.num_layers, config.width
 
 
 def shapes_of(config: Config) -> GatedDecoder:
     """The model for :mod:`utils.ekfac_arithmetic`."""
     layers, width = sizes_of(config)
-    return GatedDecoder(layers, width, 4 * width, VOCABULARY)
+    return GatedDecoder(layers, width, 4 * width, PRESETS[config.preset].vocabulary)
 
 
 def workloads_of(config: Config) -> tuple[Workload, Workload]:

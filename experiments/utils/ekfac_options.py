@@ -17,8 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 from utils.ekfac_measuring import has_bfloat16_units, quick_garbage_collection, timed
 from utils.ekfac_model import (
+    PRESETS,
     STAGES,
-    VOCABULARY,
     Config,
     build_model,
     collate_rows,
@@ -170,11 +170,12 @@ def draw_sequences(
 ) -> list[list[int]]:
     """Sequences of uniformly random lengths, each of one source."""
     sequences = []
+    first = PRESETS[config.preset].vocabulary - NUM_STATES
     for length in draw_lengths(config, count, generator):
         source = sources[int(torch.randint(NUM_SOURCES, (), generator=generator))]
         choices = torch.randint(NUM_SUCCESSORS, (length,), generator=generator).tolist()
         states = [int(torch.randint(NUM_STATES, (), generator=generator))]
         for choice in choices[1:]:
             states.append(int(source[states[-1], choice]))
-        sequences.append([VOCABULARY - NUM_STATES + state for state in states])
+        sequences.append([first + state for state in states])
     return sequences

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from if_query.batching import make_batches
+from if_query.device_memory import free_memory
 from if_query.models import LanguageModelLoss, select_maps
+from if_query.plan.replay import REPLAY_SHARE
 from math_utils.capture import frozen
 from math_utils.curvature import (
     Covariances,
@@ -109,6 +111,9 @@ class Ours:
             order = torch.randperm(len(rows), generator=generator)
             chosen = sorted(order[: max(1, round(share * len(rows)))].tolist())
             self._for_bases, _ = self._plan(examples.train, chosen, fit_tokens)
+        self._replay_bytes = config.replay_bytes
+        if self._replay_bytes is None:
+            self._replay_bytes = int(REPLAY_SHARE * free_memory([device_of(config)]))
         self._passes: ReplayedPasses
         self._covariances: dict[str, Covariances]
         self._bases: dict[str, Eigenbasis]
@@ -128,7 +133,7 @@ class Ours:
         with frozen(self._model):
             if stage == "covariances":
                 self._passes = ReplayedPasses(
-                    self._model, self._maps, self._sampled, self._config.replay_bytes
+                    self._model, self._maps, self._sampled, self._replay_bytes
                 )
                 sums = self._pass(CovarianceSums(self._maps), self._for_bases)
                 self._covariances = sums.finish()

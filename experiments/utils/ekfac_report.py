@@ -79,13 +79,13 @@ def efficiency_rows(
 
     Returns:
         Per stage and, below it, per part: ``flop`` counted, ``floor`` = flop / rate / seconds of a
-        plain pass, and for stages ``efficiency`` = flop / (seconds · rate).
+        plain pass, and for stages ``efficiency`` = flop / (seconds · rate), with the real training
+        tokens per second where the stage goes over them.
     """
     model, (train, queries) = shapes_of(config), workloads_of(config)
     seconds = {row["stage"]: row["ours_seconds"] for row in rows if "ours_seconds" in row}
     seconds[PLAIN] = plain_seconds
-    replays = config.replay_bytes > 0
-    stages = stage_arithmetic(model, train, queries, replays=replays)
+    stages = stage_arithmetic(model, train, queries, replays=config.replay_bytes != 0)
     whole = {stage: sum(parts.values()) for stage, parts in stages.items()}
     counted = {PLAIN: plain_pass(model, train), **whole, "total": sum(whole.values())}
     found = []
@@ -97,6 +97,9 @@ def efficiency_rows(
                 "floor": flop / rate / plain_seconds,
                 "seconds": seconds[stage],
                 "efficiency": flop / (seconds[stage] * rate),
+                "tokens_per_second": (
+                    None if stage == "eigendecompositions" else train.num_tokens / seconds[stage]
+                ),
             }
         )
         parts = stages.get(stage, {})
@@ -119,9 +122,10 @@ def efficiency_table(rows: Sequence[dict[str, Any]], padding: float) -> ReportTa
     for row in rows:
         if "part" in row:
             cells.append(
-                [f"· {row['part']}", f"{row['flop'] / 1e9:.1f}", f"{row['floor']:.2f}", "", ""]
+                [f"· {row['part']}", f"{row['flop'] / 1e9:.1f}", f"{row['floor']:.2f}", "", "", ""]
             )
         else:
+            tokens = row["tokens_per_second"]
             cells.append(
                 [
                     row["stage"],
@@ -129,11 +133,12 @@ def efficiency_table(rows: Sequence[dict[str, Any]], padding: float) -> ReportTa
                     f"{row['floor']:.2f}",
                     f"{row['seconds']:.2f}",
                     f"{row['efficiency']:.0%}",
+                    "" if tokens is None else f"{tokens:,.0f}",
                 ]
             )
     return ReportTable(
         "Arithmetic of each stage of ours, at this machine's rate of float32 matrix products "
         f"({padding:.0%} of the plain pass's positions are padding, which is not counted)",
-        ("stage", "GFLOP", "floor, × plain", "ours: s", "efficiency"),
+        ("stage", "GFLOP", "floor, × plain", "ours: s", "efficiency", "tokens/s"),
         cells,
     )
