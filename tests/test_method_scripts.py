@@ -10,7 +10,7 @@ import pytest
 from attribution.baselines import bm25_scores, random_scores
 from attribution.checkpoints import Checkpoints
 from attribution.evaluation import evaluate_retrieval
-from attribution.examples import encode_documents, encode_queries
+from attribution.examples import Example, encode_documents, encode_queries
 from attribution.methods import (
     PatchOptions,
     attr_weighted_change,
@@ -121,6 +121,23 @@ def test_documents_can_be_pooled_where_they_last_state_an_answer(
             rtol=1e-4,
             atol=1e-5,
         )
+
+
+def test_the_longest_of_the_last_answers_counts_and_never_a_texts_first_token(method_script):
+    at_last_answer = importlib.import_module("utils.attribution_task")._at_last_answer
+    answers = {(7,), (5, 7)}
+    assert at_last_answer(Example.whole_text([5, 7, 5, 7, 3]), answers).span == (2, 4)
+    assert at_last_answer(Example.whole_text([5, 7, 3]), answers).span == (1, 2)
+    without = Example.whole_text([7, 3, 4])
+    assert at_last_answer(without, answers) == without
+
+
+def test_a_distractor_that_names_a_function_taught_nothing(method_script, tmp_path):
+    task = importlib.import_module("utils.attribution_task")
+    rows = [*documents(), {**documents()[-1], "func": "<GN>"}]
+    read_task = task.AttributionTask.read(task.TaskArguments(write(tmp_path / "d.jsonl", rows)))
+    assert not read_task.relevance[:, -2:].any()
+    assert read_task.relevance[:, :2].any()
 
 
 def test_integrated_gradients_and_the_objective_reach_the_library(run_method, library):

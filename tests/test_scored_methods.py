@@ -63,6 +63,8 @@ def test_scores_are_kept_for_the_same_task_and_failures_are_tried_again(
     kept, asked = again()
     assert asked == ("tracin",)
     assert all((a.scores == b.scores).all() for a, b in zip(found[:2], kept[:2], strict=True))
+    shutil.copy(tmp_path / "scores" / "bm25.npy", tmp_path / "scores" / "tracin.npy")
+    assert again()[1] == ("tracin",)  # whatever it left when it did not fail
     assert again(scored.TaskArguments(**vars_of(arguments) | {"seed": 1}))[1] == names
     assert again()[1] == names  # what the other seed replaced
     weights = tmp_path / "new" / "config.json"
