@@ -229,6 +229,11 @@ def test_leaving_out_removes_what_ranks_highest_and_counts_from_models_of_everyt
     asked_about = list(dict.fromkeys(one.function for one in task.queries))
     places = [asked_about[0], asked_about[len(asked_about) // 2]]
     assert found.functions == tuple(places)
+    own = np.zeros_like(worth)  # each function ranks by its own queries
+    for row, query in zip(own, task.queries, strict=True):
+        row[3 if query.function == places[0] else 8] = 1.0
+    removed = part.leave_out(task, {"own": own}, every, Oracle(), plan)
+    np.testing.assert_allclose(removed.rise["own"][:, 1], [5, 3])
     for row, function in enumerate(places):
         taught = task.relevance[[one.function for one in task.queries].index(function)]
         expected = [0, taught[[3]].sum(), taught[[3, 8, 11]].sum()]

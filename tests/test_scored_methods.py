@@ -139,7 +139,6 @@ def test_tables_are_of_the_judged_queries_alone_each_depth_apart(scored, argumen
         "R@10": f"{metrics['recall@10']:.3f}",
         "mAP": f"{metrics['map']:.2f}",
         "AUC": f"{metrics['roc_auc']:.2f}",
-        "P@10, same answer": "0.20 [0.20, 0.20]",
         "LDS [95 %]": "1.00 [1.00, 1.00]",
         "seconds": "1.2",
         "MiB": "640",
