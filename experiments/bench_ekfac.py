@@ -30,7 +30,7 @@ Expected: each stage of ours is faster than the peers'. Scores differ from kronf
 than 1e-3 of their norm: it fits the same Fisher, down to the sampled labels. bergson's covariances
 leave out the last token of every sequence, so its scores only correlate with ours.
 
-The tables are also written in Markdown, beside the rows in JSON. About 26 minutes on two idle CPU
+The tables are also written in Markdown, beside the rows in JSON. About 30 minutes on two idle CPU
 cores.
 """
 

@@ -36,6 +36,19 @@ def runs(monkeypatch) -> list[str]:
     return stages
 
 
+@pytest.fixture
+def rooms(monkeypatch) -> list[int]:
+    """Fills with the bytes that the passes of each fit may keep."""
+    real, found = ReplayedPasses.__init__, []
+
+    def create(passes, model, maps, objective, max_bytes):
+        found.append(max_bytes)
+        real(passes, model, maps, objective, max_bytes)
+
+    monkeypatch.setattr(ReplayedPasses, "__init__", create)
+    return found
+
+
 @pytest.mark.parametrize("modules", ["mlp", "attention", "all"])
 def test_factors_are_the_same_bits_and_the_model_runs_once(
     model, token_data, tmp_path, runs, modules
@@ -139,22 +152,13 @@ def test_what_is_kept_is_given_up_before_batches_are_halved(
 
 
 def test_the_memory_that_is_stated_bounds_what_is_kept(
-    model, token_data, tmp_path, monkeypatch, capsys
+    model, token_data, tmp_path, monkeypatch, rooms
 ):
     """--memory-gb leaves room for what is kept, or none; without it, a share of what is free."""
-    rooms = []
-    real = ReplayedPasses.__init__
-
-    def create(passes, model, maps, objective, max_bytes):
-        rooms.append(max_bytes)
-        real(passes, model, maps, objective, max_bytes)
-
-    monkeypatch.setattr(ReplayedPasses, "__init__", create)
-    monkeypatch.setattr("if_query.plan.replay.free_memory", lambda devices: 8_000)
-    fit(model, token_data, tmp_path / "free")
+    with monkeypatch.context() as patch:
+        patch.setattr("if_query.plan.replay.free_memory", lambda devices: 8_000)
+        fit(model, token_data, tmp_path / "free")
     assert rooms[-1] == 2_000
-    monkeypatch.undo()
-    monkeypatch.setattr(ReplayedPasses, "__init__", create)
     fit(model, token_data, tmp_path / "both", "--memory-gb", "64", "--module-partitions", "2")
     assert rooms[-1] == 0
     fit(model, token_data, tmp_path / "asked", "--memory-gb", "64", *PLENTY)
@@ -162,16 +166,8 @@ def test_the_memory_that_is_stated_bounds_what_is_kept(
 
 
 def test_what_is_kept_and_the_statistics_share_the_stated_memory(
-    model, token_data, tmp_path, monkeypatch
+    model, token_data, tmp_path, monkeypatch, rooms
 ):
-    rooms = []
-    real = ReplayedPasses.__init__
-
-    def create(passes, model, maps, objective, max_bytes):
-        rooms.append(max_bytes)
-        real(passes, model, maps, objective, max_bytes)
-
-    monkeypatch.setattr(ReplayedPasses, "__init__", create)
     monkeypatch.setattr("if_query.plan.replay.free_memory", lambda devices: 10**12)
     before = held_memory().host
     for stated in (8, 9):

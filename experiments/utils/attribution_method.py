@@ -1,5 +1,6 @@
 """What every method is to scripts, leaderboard and ablations: options, and scores of a task."""
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +13,7 @@ STRICT = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, config=STRICT)
-class Method:
+class Method(ABC):
     """A method of attribution; its fields are the flags of its script.
 
     To add one: a frozen dataclass like those in :mod:`utils.checkpoint_methods`, and a line in
@@ -25,9 +26,9 @@ class Method:
     """Whether it asks a model at all."""
 
     @property
+    @abstractmethod
     def title(self) -> str:
         """What tables call it."""
-        raise NotImplementedError
 
     def check(self) -> None:
         """Say what is out of range, before a model is loaded.
@@ -35,13 +36,14 @@ class Method:
         Raises:
             InputError: a value is out of range.
         """
+        return  # nothing is, unless a method says so
 
+    @abstractmethod
     def scores(self, task: AttributionTask) -> Float[np.ndarray, "query document"]:
         """Score every document for every query; higher is more related.
 
         Long work is cut into ``task.parts.get(name, compute)``, which a script can resume.
         """
-        raise NotImplementedError
 
     def validation_queries(self, task: AttributionTask) -> Bool[np.ndarray, " query"]:
         """The queries that something was learned on; the others alone judge the method."""

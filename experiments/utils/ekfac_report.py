@@ -77,6 +77,9 @@ def efficiency_rows(
         plain_seconds: of one plain pass.
         rate: float32 operations per second of matrix products here.
 
+    Floors are those of corrected eigenvalues that replay every batch, unless nothing is kept: where
+    there is room for some batches only, the floor is too low.
+
     Returns:
         Per stage and, below it, per part: ``flop`` counted, ``floor`` = flop / rate / seconds of a
         plain pass, and for stages ``efficiency`` = flop / (seconds · rate), with the real training

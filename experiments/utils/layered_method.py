@@ -3,6 +3,7 @@
 Vectors of documents are made in portions, each a part that a killed run need not repeat.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -105,9 +106,9 @@ class VectorMethod(LayeredMethod):
     normalisation: Literal["none", "zscore", "whiten"] = "none"
     """Per layer, with the statistics of the documents."""
 
+    @abstractmethod
     def vectors(self, task: AttributionTask, examples: Sequence[Any]) -> Any:
         """The :class:`attribution.vectors.LayerVectors` of documents or queries."""
-        raise NotImplementedError
 
     def vector_options(self, task: AttributionTask) -> Any:
         """Layers, pooling and batches for the package."""

@@ -119,6 +119,14 @@ def passed(passes, model, maps, batch, **options):
         return taken(lambda consume: passes.run("a", maps, batch, consume, **options), maps)
 
 
+def passed_twice(model, maps, batch, expected):
+    """The passes, after two over one batch that both handed over what was expected."""
+    passes = ReplayedPasses(model, maps, objective, PLENTY)
+    for _ in range(2):
+        assert_same_bits(passed(passes, model, maps, batch), expected)
+    return passes
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("pattern", [("mlp",), ("mixing",), ("mlp", "mixing"), ("down",)])
 def test_a_replayed_pass_hands_over_the_same_bits_without_running_the_model(model, pattern, side):
@@ -262,10 +270,8 @@ def test_what_cannot_be_replayed_runs_whole_again(model, kind, pattern):
     model.layers[1] = kind()
     maps, batch = tracked(model, pattern), make_batch()
     expected = plain(model, maps, batch)
-    passes = ReplayedPasses(model, maps, objective, PLENTY)
     runs = model.runs
-    for _ in range(2):
-        assert_same_bits(passed(passes, model, maps, batch), expected)
+    passes = passed_twice(model, maps, batch, expected)
     assert model.runs == runs + 2
     assert passes.num_batches == 0
 
@@ -314,9 +320,7 @@ def test_a_segment_that_hands_on_its_input_is_replayed(model):
     model.layers[1] = ReadsBoth()
     maps, batch = tracked(model, ("mlp",)), make_batch()
     expected = plain(model, maps, batch)
-    passes = ReplayedPasses(model, maps, objective, PLENTY)
-    for _ in range(2):
-        assert_same_bits(passed(passes, model, maps, batch), expected)
+    passes = passed_twice(model, maps, batch, expected)
     assert passes.num_batches == 1
 
 
@@ -328,9 +332,7 @@ def test_a_weight_that_two_segments_share_is_not_replayed(model):
     assert "layers.2.mlp.up" not in maps
     expected = plain(model, maps, batch)
     assert expected["layers.0.mlp.up"][2] == (10, 6, 8)  # twice the lengths
-    passes = ReplayedPasses(model, maps, objective, PLENTY)
-    for _ in range(2):
-        assert_same_bits(passed(passes, model, maps, batch), expected)
+    passes = passed_twice(model, maps, batch, expected)
     assert passes.num_batches == 0
 
 
@@ -355,9 +357,7 @@ def test_a_view_is_kept_without_what_it_is_a_view_of(model):
     model.layers[1] = Sliced()
     maps, batch = tracked(model, ("layers.1.mlp",)), make_batch()
     expected = plain(model, maps, batch)
-    passes = ReplayedPasses(model, maps, objective, PLENTY)
-    for _ in range(2):
-        assert_same_bits(passed(passes, model, maps, batch), expected)
+    passes = passed_twice(model, maps, batch, expected)
     assert passes.num_bytes == 2 * batch.input_ids.numel() * WIDTH * 4
 
 
