@@ -14,6 +14,7 @@ from math_utils.curvature import (
     ReplayedPasses,
     assemble,
     backward_pass,
+    bases_to_keep,
     collect_queries,
     decompose,
     score_batch,
@@ -152,21 +153,29 @@ def test_a_replayed_stage_does_what_is_counted_and_the_forward_product_of_down(m
     assert parts["MLPs again"] == replay(SHAPES, DATA)
 
 
-def test_the_stage_of_scores_does_what_is_counted(model):
+# The MLP is 20 wide and the model 8: 35 positions of training stand between 3 · 8 and 3 · 20 rows.
+@pytest.mark.parametrize("num_queries", [1, 3, 6])
+def test_the_stage_of_scores_does_what_is_counted(model, num_queries):
+    asked = Workload.of([LENGTH] * num_queries, causal=False)
     with frozen(model):
         maps, batch, _, factors = fitted(model)
+        bases = bases_to_keep(factors, num_queries=num_queries, num_rows=TRAIN * LENGTH)
         loss, found = LanguageModelLoss(), {}
 
         def run():
             found["queries"], _ = collect_queries(
-                model, maps, [batch_of(QUERIES)], loss, factors, Damping()
+                model, maps, [batch_of(num_queries)], loss, factors, Damping(), bases=bases
             )
             score_batch(model, maps, batch, loss, found["queries"])
 
         taken = counted(run)
-    parts = stage_arithmetic(SHAPES, DATA, ASKED, replays=True)["scores"]
+    parts = stage_arithmetic(SHAPES, DATA, asked, replays=True)["scores"]
     assert taken == sum(parts.values())
-    assert parts["scores of pairs"] == score_products(SHAPES, TRAIN, QUERIES)
+    assert parts["scores of pairs"] == score_products(SHAPES, TRAIN, num_queries)
+    all_back = 6 * SHAPES.num_layers * num_queries * SHAPES.map_weights * 28
+    num_kept = sum(one is not None for sides in bases.values() for one in sides)
+    assert num_kept == {1: 0, 3: 9, 6: 18}[num_queries]
+    assert (parts["preconditioning"] < all_back) == (num_queries > 1)
 
 
 def test_eigendecompositions_count_every_distinct_covariance_once():

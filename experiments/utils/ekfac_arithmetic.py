@@ -129,10 +129,21 @@ def example_products(model: GatedDecoder, data: Workload) -> int:
     return 6 * model.num_layers * data.num_tokens * model.map_weights
 
 
-def rotations_back(model: GatedDecoder, num_queries: int) -> int:
-    """Q_S R Q_Aᵀ of every query and map."""
-    per_map = 2 * model.map_weights * (model.width + model.mlp_width)
-    return 3 * model.num_layers * num_queries * per_map
+def preconditioning(model: GatedDecoder, train: Workload, num_queries: int) -> int:
+    """Q_S R Q_Aᵀ of every query and map.
+
+    A side on which training examples have fewer rows than the queries stays in the eigenbasis,
+    and the training examples are rotated instead, inputs that maps share once.
+    """
+    total = 0
+    # Width of the side, that of the other one, and how many maps have it in common.
+    narrow, wide = model.width, model.mlp_width
+    sides = ((narrow, wide, 2), (wide, narrow, 1), (wide, narrow, 1), (wide, narrow, 1))
+    for width, other, num_maps in (*sides, (narrow, wide, 1)):
+        rows_of_map = num_queries * other
+        keeps = train.num_tokens < rows_of_map
+        total += 2 * width**2 * (train.num_tokens if keeps else num_maps * rows_of_map)
+    return model.num_layers * total
 
 
 def score_products(model: GatedDecoder, num_examples: int, num_queries: int) -> int:
@@ -166,7 +177,7 @@ def stage_arithmetic(
             + backward_to_maps(model, queries)
             + rotations(model, queries)
             + example_products(model, queries),
-            "preconditioning": rotations_back(model, asked),
+            "preconditioning": preconditioning(model, train, asked),
             **passes,
             "products per example": example_products(model, train),
             "scores of pairs": score_products(model, train.num_examples, asked),

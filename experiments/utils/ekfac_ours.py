@@ -20,6 +20,7 @@ from math_utils.curvature import (
     EigenvalueSums,
     ReplayedPasses,
     assemble,
+    bases_to_keep,
     collect_queries,
     decompose,
     score_batch,
@@ -155,7 +156,13 @@ class Ours:
         return sums
 
     def _score(self) -> Tensor:
-        loss = LanguageModelLoss()
+        loss, rank = LanguageModelLoss(), self._option.rank
+        bases = bases_to_keep(
+            self._factors,
+            num_queries=len(self._query_rows),
+            num_rows=sum(batch.num_tokens for batch in self._scored),
+            rank=rank,
+        )
         queries, _ = collect_queries(
             self._model,
             self._maps,
@@ -163,7 +170,8 @@ class Ours:
             loss,
             self._factors,
             Damping(),
-            rank=self._option.rank,
+            rank=rank,
+            bases=bases,
         )
         scores = [
             score_batch(self._model, self._maps, batch, loss, queries).total

@@ -9,6 +9,7 @@ from math_utils.curvature import (
     Damping,
     MapFactors,
     Queries,
+    bases_to_keep,
     collect_gradients,
     collect_queries,
     precondition_all,
@@ -82,6 +83,65 @@ def test_scores_equal_the_reference_whole_and_in_full_rank(problem, loss, strate
     torch.testing.assert_close(
         torch.cat([f.total for f in found], 1), expected, rtol=1e-8, atol=1e-8
     )
+
+
+@pytest.mark.parametrize("strategy", ["identity", "diagonal", "kfac", "ekfac"])
+@pytest.mark.parametrize("rank", [None, 6])
+@pytest.mark.parametrize("sides", [(True, True), (True, False), (False, True)])
+def test_scores_are_those_of_queries_that_stay_in_the_eigenbasis(
+    problem, loss, strategy, rank, sides
+):
+    problem.model.eval()
+    factors = fit(problem, loss, strategy)
+    keep_inputs, keep_outputs = sides
+    bases = {
+        name: (
+            one.input_basis if keep_inputs else None,
+            one.output_basis if keep_outputs else None,
+        )
+        for name, one in factors.maps.items()
+    }
+    arguments = (problem.model, problem.maps)
+    with frozen(problem.model):
+        queries, _ = collect_queries(
+            *arguments,
+            problem.batches(problem.all_rows()),
+            loss,
+            factors,
+            Damping(),
+            rank=rank,
+            bases=bases,
+            dtype=DOUBLE,
+        )
+        found = [
+            score_batch(*arguments, batch, loss, queries, dtype=DOUBLE, per_token=True)
+            for batch in problem.batches(*GROUPS)
+        ]
+        whole = [
+            score_batch(*arguments, batch, loss, queries, dtype=DOUBLE)
+            for batch in problem.batches(*GROUPS)
+        ]
+    expected = sum(reference_scores(problem, factors, Damping()).values())
+    for scores in (found, whole):
+        total = torch.cat([one.total for one in scores], 1)
+        torch.testing.assert_close(total, expected, rtol=1e-8, atol=1e-8)
+    plain = scored(problem, loss, factors, Damping(), GROUPS, per_token=True)
+    for one, other in zip(found, plain, strict=True):
+        for part, expected_part in zip(one.per_token, other.per_token, strict=True):
+            torch.testing.assert_close(part, expected_part, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_a_side_stays_in_the_eigenbasis_where_the_rows_of_training_are_fewer(problem, loss, rank):
+    factors = fit(problem, loss, "ekfac")
+    for name, one in problem.maps.items():
+        for side, other_width in ((0, one.d_out), (1, one.d_in)):
+            rotated_back = 3 * (min(rank, one.d_in, one.d_out) if rank else other_width)
+            for rows, is_kept in ((rotated_back - 1, True), (rotated_back, False)):
+                kept = bases_to_keep(factors, num_queries=3, num_rows=rows, rank=rank)
+                own = (factors.maps[name].input_basis, factors.maps[name].output_basis)[side]
+                assert kept[name][side] is (own if is_kept else None)
+    assert not bases_to_keep(fit(problem, loss, "diagonal"), num_queries=3, num_rows=0)
 
 
 def test_scores_are_symmetric(problem, loss):

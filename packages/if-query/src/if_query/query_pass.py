@@ -1,16 +1,18 @@
 """Passes of a query run: query gradients, preconditioned, against every training example."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from math_utils.capture import frozen
 from math_utils.curvature import (
+    Bases,
     CurvatureFactors,
     Damping,
     Queries,
+    bases_to_keep,
     collect_queries,
     score_batch,
     self_influence,
@@ -20,6 +22,7 @@ from tqdm import tqdm
 from if_query.batching import make_batches
 from if_query.datasets import TokenDataset
 from if_query.errors import InputError
+from if_query.factors_on_disk import FactorsOnDisk
 from if_query.models import LanguageModelLoss, Tracked
 from if_query.out_of_memory import runs_out_of_memory
 from if_query.pairs import Pair
@@ -255,6 +258,9 @@ def gather_queries(run: Run, progress: QueryProgress) -> Queries | None:
 def collect_block(run: Run, block: slice, batch_size: int) -> tuple[Queries, list[float]]:
     """Preconditioned gradients and losses of a block of queries, in its order."""
     plan = query_batches(run, block, batch_size)
+    # Bases that are read from disk map by map are not kept.
+    is_in_memory = not isinstance(run.factors.maps, FactorsOnDisk)
+    bases = training_bases(run, run.factors, block.stop - block.start) if is_in_memory else None
     rows = [[block.start + place for place in places] for places in plan]
     queries, losses = collect_queries(
         run.model,
@@ -264,10 +270,21 @@ def collect_block(run: Run, block: slice, batch_size: int) -> tuple[Queries, lis
         run.factors,
         run.damping,
         rank=run.config.query_rank,
+        bases=bases,
         order=[place for places in plan for place in places],
         loss_scale=run.loss_scale,
     )
     return queries, losses.tolist()
+
+
+def training_bases(run: Run, factors: CurvatureFactors, num_queries: int) -> Mapping[str, Bases]:
+    """What training examples are rotated by for so many queries: where that is the lesser work."""
+    return bases_to_keep(
+        factors,
+        num_queries=num_queries,
+        num_rows=run.train.dataset.num_tokens,
+        rank=run.config.query_rank,
+    )
 
 
 def query_batches(run: Run, block: slice, batch_size: int) -> list[list[int]]:

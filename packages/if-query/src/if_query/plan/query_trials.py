@@ -20,7 +20,7 @@ from if_query.passes import curvature_errors, load_batches
 from if_query.plan.sizes import query_bytes
 from if_query.plan.stand_ins import StandInBases, stand_in_factors, stand_in_queries
 from if_query.plan.trials import Trial, try_batches
-from if_query.query_pass import Run, query_batches
+from if_query.query_pass import Run, query_batches, training_bases
 
 
 class QueryTrials:
@@ -51,6 +51,7 @@ class QueryTrials:
         plan = query_batches(run, slice(0, len(run.queries.pairs)), batch_size)
         factors, size = self._factors()
         maps = run.tracked.maps
+        bases = training_bases(run, factors, len(run.queries.pairs))
         per_query = sum(query_bytes(one, config.query_rank) for one in maps.values())
 
         def attempt(rows: Sequence[int]) -> None:
@@ -62,6 +63,7 @@ class QueryTrials:
                 factors,
                 run.damping,
                 rank=config.query_rank,
+                bases=bases,
                 loss_scale=run.loss_scale,
             )
 
@@ -77,7 +79,9 @@ class QueryTrials:
     def scores(self, num_queries: int) -> Trial:
         """Training examples against so many queries."""
         run, config = self._run, self._run.config
-        queries, size = stand_in_queries(run.tracked.maps, num_queries, config.query_rank)
+        factors, factors_size = self._factors()
+        bases = training_bases(run, factors, num_queries)
+        queries, size = stand_in_queries(run.tracked.maps, num_queries, config.query_rank, bases)
 
         def attempt(rows: Sequence[int]) -> None:
             (batch,) = load_batches(run.model, run.train.dataset, [rows])
@@ -92,7 +96,7 @@ class QueryTrials:
                 loss_scale=run.loss_scale,
             )
 
-        return self._try_train(attempt, size)
+        return self._try_train(attempt, size + factors_size)
 
     @cached_property
     def self_influence(self) -> Trial:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from math_utils.capture import CapturedPair
 from math_utils.curvature import (
+    Bases,
     CovarianceSums,
     CurvatureFactors,
     Eigenbasis,
@@ -112,8 +113,10 @@ def stand_in_factors(
     return factors, size
 
 
-def stand_in_queries(maps: Maps, num_queries: int, rank: int | None) -> tuple[Queries, int]:
-    """(preconditioned queries of every map, the bytes that they take together)."""
+def stand_in_queries(
+    maps: Maps, num_queries: int, rank: int | None, bases: Mapping[str, Bases]
+) -> tuple[Queries, int]:
+    """(preconditioned queries of every map in these bases, the bytes that they take together)."""
     names = representatives(maps)
     unlike = {name: maps[name] for name in dict.fromkeys(names.values())}
     own = Queries.zeros(unlike, num_queries, rank)
@@ -127,4 +130,4 @@ def stand_in_queries(maps: Maps, num_queries: int, rank: int | None) -> tuple[Qu
     )
     whole = {name: own.whole[names[name]] for name in maps if own.whole}
     low_rank = {name: own.low_rank[names[name]] for name in maps if own.low_rank}
-    return Queries(whole, low_rank, num_queries), size
+    return Queries(whole, low_rank, num_queries, bases), size

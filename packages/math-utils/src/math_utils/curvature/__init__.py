@@ -50,12 +50,13 @@ from math_utils.curvature.gradients import (
     gradient_chunks,
 )
 from math_utils.curvature.precondition import precondition, precondition_all
-from math_utils.curvature.queries import Queries, collect_queries
+from math_utils.curvature.queries import Bases, Queries, bases_to_keep, collect_queries
 from math_utils.curvature.replayed import ReplayedPasses
 from math_utils.curvature.scores import BatchScores, score_batch, self_influence
 
 __all__ = [
     "STRATEGIES",
+    "Bases",
     "BatchScores",
     "CovarianceSums",
     "Covariances",
@@ -71,6 +72,7 @@ __all__ = [
     "Strategy",
     "assemble",
     "backward_pass",
+    "bases_to_keep",
     "collect_gradients",
     "collect_queries",
     "decompose",

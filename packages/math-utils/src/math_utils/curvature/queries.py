@@ -1,7 +1,12 @@
-"""Preconditioned query gradients: U_q = (F + λI)⁻¹ G_q, whole or in low rank."""
+"""Preconditioned query gradients: U_q = (F + λI)⁻¹ G_q, whole or in low rank.
+
+U_q = Q_S R_q Q_Aᵀ, with R_q in the eigenbasis. Either side may stay in the eigenbasis: what U_q is
+multiplied with is then rotated instead, which costs less where its rows are few
+(:func:`bases_to_keep`).
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -21,6 +26,10 @@ _CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 28}
 """Gradient entries preconditioned at once."""
 
 
+Bases = tuple[Float[Tensor, "d_in d_in"] | None, Float[Tensor, "d_out d_out"] | None]
+"""(Q_A, Q_S) of one map; None for a side that is in the weights' own basis."""
+
+
 @dataclass(frozen=True, eq=False)
 class Queries:
     """Preconditioned query gradients U_q of every map, whole or in low rank.
@@ -29,11 +38,18 @@ class Queries:
         whole: {map: [query, d_out, d_in]}; empty if low-rank.
         low_rank: {map: (L [query, d_out, rank], R [query, d_in, rank])}; empty if whole.
         num_queries: how many.
+        bases: {map: the eigenbases that its sides are in}; a map that is not among them is in
+            the weights' own basis on both sides.
     """
 
     whole: Mapping[str, Tensor]
     low_rank: Mapping[str, tuple[Tensor, Tensor]]
     num_queries: int
+    bases: Mapping[str, Bases] = field(default_factory=dict)
+
+    def bases_of(self, name: str) -> Bases:
+        """What rows of this map are rotated by before they are multiplied with the queries."""
+        return self.bases.get(name, (None, None))
 
     @classmethod
     def stack(
@@ -58,6 +74,7 @@ class Queries:
         num_queries: int,
         rank: int | None,
         dtype: torch.dtype = torch.float32,
+        bases: Mapping[str, Bases] | None = None,
     ) -> "Queries":
         """Room for queries, on the device of each map's weight; filled by :meth:`put`."""
         whole: dict[str, Tensor] = {}
@@ -72,7 +89,7 @@ class Queries:
                     like.new_zeros((num_queries, one.d_out, kept), dtype=dtype),
                     like.new_zeros((num_queries, one.d_in, kept), dtype=dtype),
                 )
-        return cls(whole, low_rank, num_queries)
+        return cls(whole, low_rank, num_queries, bases or {})
 
     def put(
         self,
@@ -83,22 +100,60 @@ class Queries:
     ) -> None:
         """Write U_q = Q_S R_q Q_Aᵀ of one map for the queries at ``places``, from R_q.
 
-        Compressed where these are. Whole ones on a CPU are products that go straight to their
-        place: without a copy, and faster than one product over a batch.
+        Compressed where these are. Sides that stay in their eigenbasis are not rotated back. Whole
+        ones on a CPU are products that go straight to their place: without a copy, and faster
+        than one product over a batch.
         """
-        basis = factors.output_basis
-        if name in self.whole and basis is not None and rotated.device.type == "cpu":
-            half = rotate_back(rotated, factors.input_basis, None)
-            for place, one in zip(places.tolist(), half, strict=True):
-                torch.mm(basis, one, out=self.whole[name][place])
-            return
-        solved = rotate_back(rotated, factors.input_basis, basis)
-        places = places.to(solved.device)
-        if name in self.whole:
-            self.whole[name][places] = solved
-        else:
+        kept_inputs, kept_outputs = self.bases_of(name)
+        input_basis = factors.input_basis if kept_inputs is None else None
+        output_basis = factors.output_basis if kept_outputs is None else None
+        if name not in self.whole:
+            # The best approximation of a rotated matrix is that of the matrix, rotated.
             left, right = self.low_rank[name]
-            left[places], right[places] = low_rank_factors(solved, left.shape[2])
+            places = places.to(left.device)
+            own_left, own_right = low_rank_factors(rotated, left.shape[2])
+            left[places] = rotate_back(own_left, None, output_basis)
+            right[places] = rotate_back(own_right, None, input_basis)
+        elif output_basis is not None and rotated.device.type == "cpu":
+            half = rotate_back(rotated, input_basis, None)
+            for place, one in zip(places.tolist(), half, strict=True):
+                torch.mm(output_basis, one, out=self.whole[name][place])
+        else:
+            solved = rotate_back(rotated, input_basis, output_basis)
+            self.whole[name][places.to(solved.device)] = solved
+
+
+def bases_to_keep(
+    factors: CurvatureFactors, *, num_queries: int, num_rows: int, rank: int | None = None
+) -> dict[str, Bases]:
+    """The sides of queries that are better left in their eigenbasis, for :func:`collect_queries`.
+
+    To rotate the inputs of a map back is a product with Q_A for each of the d_out rows of every
+    query (each of its ``rank`` columns, if it is compressed); not to do so, one for each row that
+    the queries are multiplied with. Gradients of outputs likewise. The scores are the same.
+
+    Args:
+        factors: in memory: the bases that are kept are these.
+        num_queries: as many as are collected together.
+        num_rows: positions of all training examples that are scored against them.
+        rank: of the queries; None if they are whole.
+
+    Returns:
+        The bases of the sides that are kept, None for the others.
+    """
+    kept: dict[str, Bases] = {}
+    for name, one in factors.maps.items():
+        if one.input_basis is None or one.output_basis is None:
+            continue
+        d_in, d_out = len(one.input_basis), len(one.output_basis)
+        narrow = None if rank is None else min(rank, d_in, d_out)
+        keeps_inputs = num_rows < num_queries * (narrow or d_out)
+        keeps_outputs = num_rows < num_queries * (narrow or d_in)
+        kept[name] = (
+            one.input_basis if keeps_inputs else None,
+            one.output_basis if keeps_outputs else None,
+        )
+    return kept
 
 
 def collect_queries(
@@ -110,6 +165,7 @@ def collect_queries(
     damping: Damping,
     *,
     rank: int | None = None,
+    bases: Mapping[str, Bases] | None = None,
     order: Sequence[int] | None = None,
     dtype: torch.dtype = torch.float32,
     loss_scale: float = 1.0,
@@ -130,6 +186,7 @@ def collect_queries(
         factors: fitted curvature of the same maps.
         damping: what is added to the eigenvalues.
         rank: keep the best approximation of this rank; None keeps all.
+        bases: sides to leave in the eigenbasis, from :func:`bases_to_keep`; None leaves none.
         order: for each query of the batches in turn, its place in the result; None keeps them.
         dtype: dtype of captured tensors and of the products, that of the factors.
         loss_scale: as for :func:`~math_utils.curvature.gradients.backward_pass`.
@@ -143,7 +200,7 @@ def collect_queries(
     """
     terms = damping_terms(factors, damping)
     num_queries = sum(len(batch.input_ids) for batch in batches)
-    queries = Queries.zeros(maps, num_queries, rank, dtype)
+    queries = Queries.zeros(maps, num_queries, rank, dtype, bases)
     places = torch.tensor(range(num_queries) if order is None else order)
     losses = torch.zeros(num_queries, dtype=dtype)
     first = 0

@@ -1,7 +1,9 @@
 """Influence scores from captured pairs: gᵀ (F + λI)⁻¹ g, summed over maps.
 
-Queries are preconditioned once, U_q = (F + λI)⁻¹ G_q in the weights' own basis, so that training
-examples need no rotation. A score is then an inner product with G_t = Σ_p δ_p a_pᵀ:
+Queries are preconditioned once, U_q = (F + λI)⁻¹ G_q, as a rule in the weights' own basis, so that
+training examples need no rotation (where these are few, they are rotated into the eigenbasis
+instead; :func:`~math_utils.curvature.queries.bases_to_keep`). A score is then an inner product with
+G_t = Σ_p δ_p a_pᵀ:
 
     score[q, t] = Σ_maps ⟨U_q, G_t⟩ = Σ_maps Σ_p δ_pᵀ U_q a_p.
 
@@ -13,7 +15,7 @@ Sign and unit: positive is helpful (a small step of gradient descent on t lowers
 nats per unit weight of one training example.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,33 +92,55 @@ def score_batch(
     Raises:
         ValueError: if a loss or gradient is not finite.
     """
-    num_examples = len(batch.input_ids)
-    total = torch.zeros(queries.num_queries, num_examples, dtype=dtype)
+    totals: dict[torch.device, Tensor] = {}
+    tokens: dict[torch.device, Tensor] = {}
     modules: dict[str, Tensor] = {}
-    lengths = batch.attention_mask.sum(dim=1).tolist()
-    tokens = (
-        [torch.zeros(queries.num_queries, n, dtype=dtype) for n in lengths] if per_token else []
-    )
 
     def consume(pair: CapturedPair) -> None:
+        inputs, gradients = rotate_pair(pair, *queries.bases_of(pair.name))
         if per_token or queries.low_rank:
-            by_position = _position_scores(pair, queries).cpu().split(pair.lengths, dim=1)
-            scores = torch.stack([part.sum(dim=1) for part in by_position], dim=1)
-            for example, part in enumerate(by_position if per_token else ()):
-                tokens[example] += part.unflatten(1, (pair.num_uses, -1)).sum(dim=1)
+            positions = _position_scores(pair.name, inputs, gradients, queries)
+            by_example = positions.split(pair.lengths, dim=1)
+            scores = torch.stack([part.sum(dim=1) for part in by_example], dim=1)
+            if per_token:
+                uses = [part.unflatten(1, (pair.num_uses, -1)).sum(dim=1) for part in by_example]
+                _add(tokens, torch.cat(uses, dim=1))
         else:
-            scores = _gradient_scores(pair, queries.whole[pair.name]).cpu()
-        total.add_(scores)
+            scores = _gradient_scores(inputs, gradients, pair.lengths, queries.whole[pair.name])
+        _add(totals, scores)
         if per_module:
             modules[pair.name] = scores
 
     losses = backward_pass(
         model, maps, batch, objective, consume, dtype=dtype, loss_scale=loss_scale
     )
+    lengths = batch.attention_mask.sum(dim=1).tolist()
+    total = _sum(totals, queries.num_queries, len(lengths), dtype)
+    by_token = _sum(tokens, queries.num_queries, sum(lengths), dtype) if per_token else None
     if per_module:
         # A routed part of the model may not have run on this batch.
-        modules = {name: modules.get(name, torch.zeros_like(total)) for name in maps}
-    return BatchScores(total, modules, tokens, losses.cpu())
+        none = torch.zeros_like(total)
+        modules = {name: modules[name].cpu() if name in modules else none for name in maps}
+    return BatchScores(
+        total,
+        modules,
+        [] if by_token is None else list(by_token.split(lengths, dim=1)),
+        losses.cpu(),
+    )
+
+
+def _add(sums: dict[torch.device, Tensor], part: Tensor) -> None:
+    """Add to the sum of the part's device: a copy to the host per map would wait for the device."""
+    known = sums.get(part.device)
+    sums[part.device] = part if known is None else known + part
+
+
+def _sum(sums: dict[torch.device, Tensor], rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """The sums of all devices together, on the CPU; zero where nothing was added."""
+    total = torch.zeros(rows, columns, dtype=dtype)
+    for one in sums.values():
+        total += one.cpu()
+    return total
 
 
 def self_influence(
@@ -165,13 +189,16 @@ def self_influence(
 
 
 def _gradient_scores(
-    pair: CapturedPair, whole: Float[Tensor, "query d_out d_in"]
+    inputs: Float[Tensor, "token d_in"],
+    output_gradients: Float[Tensor, "token d_out"],
+    lengths: Sequence[int],
+    whole: Float[Tensor, "query d_out d_in"],
 ) -> Float[Tensor, "query batch"]:
     """⟨U_q, G_t⟩: some rows of G of all examples are formed, then multiplied with all queries.
 
     In this way the queries are read once per batch, and gradients never leave a CPU's cache.
     """
-    (num_queries, d_out, d_in), num_examples = whole.shape, len(pair.lengths)
+    (num_queries, d_out, d_in), num_examples = whole.shape, len(lengths)
     budget = _BLOCK_ELEMENTS.get(whole.device.type, _BLOCK_ELEMENTS["cpu"])
     rows = min(d_out, max(_FEWEST_ROWS, budget // (num_examples * d_in)))
     at_once = max(1, min(num_examples, budget // (rows * d_in)))
@@ -179,25 +206,30 @@ def _gradient_scores(
     scores = whole.new_zeros(num_examples, num_queries)
     chunks = zip(
         range(0, num_examples, at_once),
-        padded_chunks(pair.inputs, pair.lengths, at_once),
-        padded_chunks(pair.output_gradients, pair.lengths, at_once),
+        padded_chunks(inputs, lengths, at_once),
+        padded_chunks(output_gradients, lengths, at_once),
         strict=True,
     )
-    for first, inputs, gradients in chunks:
+    for first, own_inputs, own_gradients in chunks:
         own = scores[first : first + at_once]
         for row in range(0, d_out, rows):
-            block = gradients[:, :, row : row + rows].mT @ inputs
+            block = own_gradients[:, :, row : row + rows].mT @ own_inputs
             own.addmm_(block.flatten(1), whole[:, row : row + rows].flatten(1).T)
     return scores.T
 
 
-def _position_scores(pair: CapturedPair, queries: Queries) -> Float[Tensor, "query token"]:
-    """δ_pᵀ U_q a_p for every query and row of the pair."""
+def _position_scores(
+    name: str,
+    inputs: Float[Tensor, "token d_in"],
+    output_gradients: Float[Tensor, "token d_out"],
+    queries: Queries,
+) -> Float[Tensor, "query token"]:
+    """δ_pᵀ U_q a_p for every query and row of one map."""
     if queries.low_rank:
-        left, right = queries.low_rank[pair.name]
-        return ((pair.output_gradients @ left) * (pair.inputs @ right)).sum(dim=2)
-    whole = queries.whole[pair.name]
-    at_once = max(1, _PER_TOKEN_ELEMENTS // max(1, pair.inputs.numel()))
+        left, right = queries.low_rank[name]
+        return ((output_gradients @ left) * (inputs @ right)).sum(dim=2)
+    whole = queries.whole[name]
+    at_once = max(1, _PER_TOKEN_ELEMENTS // max(1, inputs.numel()))
     return torch.cat(
-        [((pair.output_gradients @ some) * pair.inputs).sum(dim=2) for some in whole.split(at_once)]
+        [((output_gradients @ some) * inputs).sum(dim=2) for some in whole.split(at_once)]
     )
