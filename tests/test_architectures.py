@@ -4,6 +4,7 @@ import pytest
 import torch
 from if_query.errors import InputError
 from if_query.models import LanguageModelLoss, fingerprint, label_logits, select_maps
+from math_utils import head_loss
 from math_utils.capture import frozen
 from math_utils.curvature import (
     CovarianceSums,
@@ -15,6 +16,7 @@ from math_utils.curvature import (
     fit_curvature,
 )
 from math_utils.language_modeling import TokenBatch
+from transformers import AutoModelForCausalLM, Gemma2Config
 
 ARCHITECTURES = ["olmo2", "llama", "qwen3", "gpt_neox", "gpt2"]
 CLOSE = {"rtol": 1e-8, "atol": 1e-10}
@@ -73,6 +75,54 @@ def test_captured_gradients_equal_autograd(make_model, sequences, architecture, 
                 )
             for name in maps:
                 torch.testing.assert_close(found[name], expected[name], **CLOSE)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("labels", ["given", "sampled"])
+def test_the_loss_in_chunks_is_that_of_all_logits(
+    make_model, sequences, monkeypatch, architecture, side, labels
+):
+    monkeypatch.setattr(head_loss, "_FEWEST_POSITIONS", 7)
+    monkeypatch.setattr(head_loss, "_CHUNK_ELEMENTS", {"cpu": 1})
+    model = make_model(architecture)
+    maps = select_maps(model, "all").maps
+    batch = collate(sequences, [0, 2, 3, 5], side, prompt=3)
+    in_chunks = LanguageModelLoss.for_model(model, labels, seed=4)
+    assert in_chunks.in_chunks
+    found = {}
+    with frozen(model):
+        for loss in (in_chunks, LanguageModelLoss(labels, seed=4)):
+            pairs = {}
+
+            def keep(pair, pairs=pairs):
+                pairs[pair.name] = pair.output_gradients
+
+            losses = backward_pass(model, maps, batch, loss, keep, dtype=torch.float64)
+            found[loss] = losses, pairs
+    (losses, pairs), (expected_losses, expected_pairs) = found.values()
+    torch.testing.assert_close(losses, expected_losses, rtol=1e-12, atol=1e-12)
+    assert set(pairs) == set(expected_pairs) == set(maps)
+    for name, gradients in pairs.items():
+        torch.testing.assert_close(gradients, expected_pairs[name], **CLOSE)
+
+
+@pytest.mark.parametrize("cap", [30.0, None])
+def test_a_model_that_caps_its_logits_takes_them_all_at_once(cap):
+    config = Gemma2Config(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        final_logit_softcapping=cap,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    assert LanguageModelLoss.for_model(model).in_chunks is (cap is None)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

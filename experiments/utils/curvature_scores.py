@@ -75,20 +75,19 @@ def curvature_scores(
         model,
         maps,
         CountedBatches(document_batches, sizes, description=strategy),
-        LanguageModelLoss("given" if is_empirical else "sampled", seed),
+        LanguageModelLoss.for_model(model, "given" if is_empirical else "sampled", seed),
         CurvatureConfig(strategy, covariance_dtype=dtype),
     )
     scores = torch.empty(len(queries), len(documents), dtype=dtype)
     query_rows = torch.tensor([row for rows in plans[1] for row in rows])
     with frozen(model):
+        loss = LanguageModelLoss.for_model(model)
         preconditioned, _ = collect_queries(
-            model, maps, query_batches, LanguageModelLoss(), factors, Damping(damping), dtype=dtype
+            model, maps, query_batches, loss, factors, Damping(damping), dtype=dtype
         )
         counted = CountedBatches(document_batches, sizes, description="scores")
         for rows, batch in zip(plans[0], counted, strict=True):
-            found = score_batch(
-                model, maps, batch, LanguageModelLoss(), preconditioned, dtype=dtype
-            ).total.cpu()
+            found = score_batch(model, maps, batch, loss, preconditioned, dtype=dtype).total
             scores[query_rows[:, None], torch.tensor(rows)] = found.to(dtype)
     return scores
 

@@ -33,7 +33,15 @@ PRESETS = {
     "large": Preset(8, 512, 64, 24, 16, 128),
     "1b": Preset(16, 2048, 1000, 8, 512, 512, num_heads=16, vocabulary=100_352),
 }
-FROM_PRESET = ("num_layers", "width", "num_examples", "num_queries", "min_length", "max_length")
+FROM_PRESET = (
+    "num_layers",
+    "width",
+    "num_examples",
+    "num_queries",
+    "min_length",
+    "max_length",
+    "vocabulary",
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Config:
 
     preset: Literal["small", "large", "1b"] = "small"
     """4 layers of width 256, 8 of width 512, or OLMo-2 of a billion parameters, which is for
-    CUDA; what follows down to the lengths is the preset's where it is not given."""
+    CUDA; what follows down to the vocabulary is the preset's where it is not given."""
     num_layers: int | None = None
     """Layers."""
     width: int | None = None
@@ -55,6 +63,8 @@ class Config:
     """Lengths are uniformly random from here."""
     max_length: int | None = None
     """Lengths are uniformly random up to here."""
+    vocabulary: int | None = None
+    """Tokens of the vocabulary; those of published models have 30,000 to 260,000."""
     fit_tokens: int | None = None
     """Our tokens per batch in both passes of the fit, padding counted; by default the fastest."""
     score_tokens: int | None = None
@@ -109,7 +119,7 @@ def build_model(config: Config) -> Any:
         torch.manual_seed(config.seed)
         model = AutoModelForCausalLM.from_config(
             Olmo2Config(
-                vocab_size=preset.vocabulary,
+                vocab_size=config.vocabulary,
                 hidden_size=width,
                 intermediate_size=4 * width,
                 num_hidden_layers=layers,
@@ -134,8 +144,9 @@ def make_sequences(config: Config, *, queries: bool = False) -> list[list[int]]:
     generator = torch.Generator().manual_seed(config.seed + queries)
     count = config.num_queries if queries else config.num_examples
     lengths = draw_lengths(config, count, generator)
-    vocabulary = PRESETS[config.preset].vocabulary
-    return [torch.randint(3, vocabulary, (n,), generator=generator).tolist() for n in lengths]
+    return [
+        torch.randint(3, config.vocabulary, (n,), generator=generator).tolist() for n in lengths
+    ]
 
 
 def collate_rows(sequences: Sequence[Sequence[int]], rows: Sequence[int]) -> TokenBatch:
@@ -203,7 +214,7 @@ def sizes_of(config: Config) -> tuple[int, int]:
 def shapes_of(config: Config) -> GatedDecoder:
     """The model for :mod:`utils.ekfac_arithmetic`."""
     layers, width = sizes_of(config)
-    return GatedDecoder(layers, width, 4 * width, PRESETS[config.preset].vocabulary)
+    return GatedDecoder(layers, width, 4 * width, config.vocabulary)
 
 
 def workloads_of(config: Config) -> tuple[Workload, Workload]:

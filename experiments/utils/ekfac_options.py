@@ -17,7 +17,6 @@ from torch import Tensor
 from tqdm import tqdm
 from utils.ekfac_measuring import has_bfloat16_units, quick_garbage_collection, timed
 from utils.ekfac_model import (
-    PRESETS,
     STAGES,
     Config,
     build_model,
@@ -170,7 +169,7 @@ def draw_sequences(
 ) -> list[list[int]]:
     """Sequences of uniformly random lengths, each of one source."""
     sequences = []
-    first = PRESETS[config.preset].vocabulary - NUM_STATES
+    first = config.vocabulary - NUM_STATES
     for length in draw_lengths(config, count, generator):
         source = sources[int(torch.randint(NUM_SOURCES, (), generator=generator))]
         choices = torch.randint(NUM_SUCCESSORS, (length,), generator=generator).tolist()

@@ -95,7 +95,8 @@ class Ours:
         self._option = option or Option()
         self._model = examples.model.to(self._option.model_dtype)
         self._maps = select_maps(self._model).maps
-        self._sampled = LanguageModelLoss("sampled", seed=config.seed)
+        self._sampled = LanguageModelLoss.for_model(self._model, "sampled", config.seed)
+        self._given = LanguageModelLoss.for_model(self._model)
         self._config = config
         rows = list(range(len(examples.train)))
         default = DEFAULT_BATCH_SIZE * config.max_length
@@ -156,7 +157,7 @@ class Ours:
         return sums
 
     def _score(self) -> Tensor:
-        loss, rank = LanguageModelLoss(), self._option.rank
+        loss, rank = self._given, self._option.rank
         bases = bases_to_keep(
             self._factors,
             num_queries=len(self._query_rows),

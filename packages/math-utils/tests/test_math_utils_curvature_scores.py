@@ -168,24 +168,29 @@ def test_per_token_and_per_module_scores_sum_to_the_score(problem, loss, rank):
         torch.testing.assert_close(sum(scores.per_module.values()), scores.total, **EXACT)
 
 
-def test_per_token_scores_are_the_terms_of_the_sum_over_positions(problem, loss):
-    """The reference: one backward pass per example, positions of ``down`` one by one."""
-    problem.maps = {"down": problem.maps["down"]}
+@pytest.mark.parametrize("name", ["down", "inner"])
+def test_per_token_scores_are_the_terms_of_the_sum_over_positions(problem, loss, name):
+    """The reference: one backward pass per example, positions one by one; ``inner`` runs twice."""
+    problem.maps = {name: problem.maps[name]}
     problem.model.eval()
-    factors = CurvatureFactors("identity", {"down": MapFactors()})
+    factors = CurvatureFactors("identity", {name: MapFactors()})
     (found,) = scored(problem, loss, factors, Damping(), [[2]], per_token=True)
-    seen = {}
+    seen = []
 
     def hook(module, args, out):
-        seen["a"], seen["out"] = args[0][0].detach(), out
+        seen.append((args[0][0].detach(), out))
 
-    handle = problem.model.down.register_forward_hook(hook)
-    (delta,) = torch.autograd.grad(loss(problem.model, problem.batch([2])).sum(), seen["out"])
+    handle = getattr(problem.model, name).register_forward_hook(hook)
+    total = loss(problem.model, problem.batch([2])).sum()
+    deltas = torch.autograd.grad(total, [out for _, out in seen])
     handle.remove()
-    inputs = torch.cat([seen["a"], torch.ones(len(seen["a"]), 1, dtype=DOUBLE)], dim=1)
-    queries = problem.naive_gradients()["down"]
+    assert len(deltas) == (2 if name == "inner" else 1)
+    queries = problem.naive_gradients()[name]
     for position in range(len(problem.sequences[2])):
-        term = torch.outer(delta[0, position], inputs[position])
+        term = sum(
+            torch.outer(delta[0, position], torch.cat([inputs[position], torch.ones(1)]))
+            for (inputs, _), delta in zip(seen, deltas, strict=True)
+        )
         expected = (queries * term).sum(dim=(1, 2))
         torch.testing.assert_close(found.per_token[0][:, position], expected, **EXACT)
 

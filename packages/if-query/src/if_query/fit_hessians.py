@@ -287,7 +287,9 @@ def prepare(config: FitHessiansConfig) -> "tuple[Fit, dict[str, Any]]":
         model=model,
         dataset=dataset,
         tracked=tracked,
-        objective=LanguageModelLoss("given" if config.empirical_fisher else "sampled", config.seed),
+        objective=LanguageModelLoss.for_model(
+            model, "given" if config.empirical_fisher else "sampled", config.seed
+        ),
         curvature=CurvatureConfig(
             strategy=config.strategy,
             covariance_dtype=getattr(torch, config.covariance_dtype),

@@ -12,7 +12,13 @@ from typing import Any, Literal
 import torch
 from math_utils.causal_lm import head_restricted_to
 from math_utils.errors import CurvatureError
-from math_utils.language_modeling import TokenBatch, sample_labels, summed_cross_entropy
+from math_utils.head_loss import head_gives_logits, head_left_out, head_losses
+from math_utils.language_modeling import (
+    TokenBatch,
+    draw_uniform,
+    sample_labels,
+    summed_cross_entropy,
+)
 from math_utils.linear_maps import MLP_PATTERN, LinearMap, find_linear_maps, share_of_parameters
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -224,45 +230,78 @@ class LanguageModelLoss:
             predictions at the labelled positions, which makes squared gradients of this loss the
             true Fisher information.
         seed: of sampled labels; each example draws by its own key.
+        in_chunks: take logits, loss and their gradient some positions at a time; for a frozen
+            model whose logits are what its head gives, as :meth:`for_model` finds out.
     """
 
     labels: Literal["given", "sampled"] = "given"
     seed: int = 0
+    in_chunks: bool = False
+
+    @classmethod
+    def for_model(
+        cls, model: nn.Module, labels: Literal["given", "sampled"] = "given", seed: int = 0
+    ) -> "LanguageModelLoss":
+        """With logits in chunks where that is the same; runs the model on one token."""
+        head = model.get_output_embeddings()  # type: ignore[operator]
+        return cls(labels, seed, head is not None and head_gives_logits(model, head))
 
     def __call__(self, model: nn.Module, batch: TokenBatch) -> Tensor:
         """The loss of every example [batch], in nats; 0 for an example without labels."""
         predicts = batch.label_positions()
+        example_of_label = predicts.nonzero()[:, 0]
+        targets = batch.labels[:, 1:][predicts[:, :-1]] if self.labels == "given" else None
         # Run also where nothing is labelled: inputs enter covariances whatever the batch.
+        if self.in_chunks:
+            head = model.get_output_embeddings()  # type: ignore[operator]
+            with head_left_out(head, predicts) as kept:
+                _run(model, batch)
+            (hidden,) = kept
+            uniform = None
+            if targets is None:
+                uniform = draw_uniform(example_of_label, batch.example_keys, seed=self.seed)
+            return head_losses(
+                head, hidden, example_of_label, len(predicts), targets=targets, uniform=uniform
+            )
         logits = label_logits(model, batch)
-        example_of_label = predicts.nonzero()[:, 0].to(logits.device)
-        if self.labels == "given":
-            targets = batch.labels[:, 1:][predicts[:, :-1]].to(logits.device)
-        else:
+        example_of_label = example_of_label.to(logits.device)
+        if targets is None:
             targets = sample_labels(logits, example_of_label, batch.example_keys, seed=self.seed)
-        return summed_cross_entropy(logits, targets, example_of_label, len(predicts))
+        return summed_cross_entropy(
+            logits, targets.to(logits.device), example_of_label, len(predicts)
+        )
 
 
 def label_logits(model: nn.Module, batch: TokenBatch) -> Tensor:
     """Logits [label, vocab] at the positions that predict a label, and at no other.
 
     The output head gets only those positions, whatever the architecture does with its logits
-    afterwards. Right-padded batches go without an attention mask: under causal attention no real
-    position sees the padding behind it, and attention kernels are faster without a mask.
+    afterwards.
 
     Args:
         model: a Hugging Face causal language model.
         batch: on the device of its input embedding.
     """
     predicts = batch.label_positions()
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    watched = nullcontext() if head is None else head_restricted_to(head, predicts)
+    with watched:
+        logits = _run(model, batch)
+    return logits[predicts.to(logits.device)] if head is None else logits[0]
+
+
+def _run(model: nn.Module, batch: TokenBatch) -> Tensor:
+    """The logits of a forward pass.
+
+    Right-padded batches go without an attention mask: under causal attention no real position
+    sees the padding behind it, and attention kernels are faster without a mask.
+    """
     arguments: dict[str, Tensor] = {}
     if not _is_right_padded(batch):
         arguments["attention_mask"] = batch.attention_mask.long()
         arguments["position_ids"] = batch.position_ids()
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    watched = nullcontext() if head is None else head_restricted_to(head, predicts)
-    with watched:
-        logits: Tensor = model(input_ids=batch.input_ids, use_cache=False, **arguments).logits
-    return logits[predicts.to(logits.device)] if head is None else logits[0]
+    logits: Tensor = model(input_ids=batch.input_ids, use_cache=False, **arguments).logits
+    return logits
 
 
 def _is_right_padded(batch: TokenBatch) -> bool:

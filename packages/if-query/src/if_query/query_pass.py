@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from math_utils.capture import frozen
@@ -65,6 +65,11 @@ class Run:
     queries: Examples
     metadata: dict[str, Any]
     queries_at_once: int
+
+    @cached_property
+    def loss(self) -> LanguageModelLoss:
+        """Of queries and training examples."""
+        return LanguageModelLoss.for_model(self.model)
 
     @property
     def loss_scale(self) -> float:
@@ -199,7 +204,7 @@ def _score_rows(
 ) -> None:
     """Score one batch of training examples against a block, or (None) against themselves."""
     (batch,) = load_batches(run.model, run.train.dataset, [rows])
-    arguments = (run.model, run.tracked.maps, batch, LanguageModelLoss())
+    arguments = (run.model, run.tracked.maps, batch, run.loss)
     if queries is None:
         assert arrays.self_influence is not None
         arrays.self_influence[list(rows)] = self_influence(
@@ -266,7 +271,7 @@ def collect_block(run: Run, block: slice, batch_size: int) -> tuple[Queries, lis
         run.model,
         run.tracked.maps,
         list(load_batches(run.model, run.queries.dataset, rows)),
-        LanguageModelLoss(),
+        run.loss,
         run.factors,
         run.damping,
         rank=run.config.query_rank,

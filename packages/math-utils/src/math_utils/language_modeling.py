@@ -143,8 +143,7 @@ def sample_labels(
     logits themselves may: in reduced precision two batch shapes can round a logit differently,
     and a draw that falls on the border between two tokens then differs.)
 
-    A draw inverts the cumulative distribution at one uniform number per position, first over
-    blocks of the vocabulary and then within the block, which reads the probabilities once.
+    A draw inverts the cumulative distribution at one uniform number per position.
 
     Args:
         label_logits: logits at the labelled positions, those of one example in one run.
@@ -158,13 +157,29 @@ def sample_labels(
     probabilities = torch.softmax(
         label_logits.detach().to(torch.promote_types(label_logits.dtype, torch.float32)), dim=-1
     )
+    uniform = draw_uniform(example_of_label, example_keys, seed=seed)
+    return invert_cumulative(probabilities, uniform.to(probabilities.device))
+
+
+def draw_uniform(
+    example_of_label: Int[Tensor, " label"], example_keys: Int[Tensor, " batch"], *, seed: int
+) -> Float[Tensor, " label"]:
+    """One number in [0, 1) per labelled position, from the generator of its example.
+
+    Args:
+        example_of_label: the row of the batch each position belongs to, ascending.
+        example_keys: the key of every row.
+        seed: the seed of the whole fit.
+
+    Returns:
+        The numbers, in float64 on the CPU.
+    """
     counts = torch.bincount(example_of_label, minlength=len(example_keys)).tolist()
     draws = [
         torch.rand(count, generator=keyed_generator(seed, key), dtype=torch.float64)
         for count, key in zip(counts, example_keys.tolist(), strict=True)
     ]
-    uniform = torch.cat(draws).to(probabilities.device)
-    return _invert_cumulative(probabilities, uniform)
+    return torch.cat(draws)
 
 
 def keyed_generator(seed: int, key: int) -> torch.Generator:
@@ -180,9 +195,22 @@ def keyed_generator(seed: int, key: int) -> torch.Generator:
     return torch.Generator().manual_seed((state ^ (state >> 31)) & (mask >> 1))
 
 
-def _invert_cumulative(
+def invert_cumulative(
     probabilities: Float[Tensor, "label vocab"], uniform: Float[Tensor, " label"], block: int = 256
 ) -> Int[Tensor, " label"]:
+    """The token at which the cumulative distribution of each position exceeds its number.
+
+    First over blocks of the vocabulary and then within the block, which reads the probabilities
+    once.
+
+    Args:
+        probabilities: of every token at every position.
+        uniform: a number in [0, 1) per position, in float64.
+        block: tokens of a block.
+
+    Returns:
+        One token id per position, never one of probability 0.
+    """
     num_labels, vocab = probabilities.shape
     num_blocks = -(-vocab // block)
     padded = torch.nn.functional.pad(probabilities, (0, num_blocks * block - vocab))
@@ -205,6 +233,8 @@ def _invert_cumulative(
 __all__ = [
     "IGNORED_LABEL",
     "TokenBatch",
+    "draw_uniform",
+    "invert_cumulative",
     "keyed_generator",
     "sample_labels",
     "summed_cross_entropy",

@@ -15,7 +15,6 @@ from math_utils.curvature import (
 
 from if_query.batching import make_batches
 from if_query.device_memory import Memory, is_host
-from if_query.models import LanguageModelLoss
 from if_query.passes import curvature_errors, load_batches
 from if_query.plan.sizes import query_bytes
 from if_query.plan.stand_ins import StandInBases, stand_in_factors, stand_in_queries
@@ -59,7 +58,7 @@ class QueryTrials:
                 run.model,
                 maps,
                 list(load_batches(run.model, run.queries.dataset, [rows])),
-                LanguageModelLoss(),
+                run.loss,
                 factors,
                 run.damping,
                 rank=config.query_rank,
@@ -89,7 +88,7 @@ class QueryTrials:
                 run.model,
                 run.tracked.maps,
                 batch,
-                LanguageModelLoss(),
+                run.loss,
                 queries,
                 per_module=config.per_module_scores,
                 per_token=config.per_token_scores,
@@ -110,7 +109,7 @@ class QueryTrials:
                 run.model,
                 run.tracked.maps,
                 batch,
-                LanguageModelLoss(),
+                run.loss,
                 factors,
                 run.damping,
                 loss_scale=run.loss_scale,
