@@ -15,7 +15,7 @@ The unit is one plain pass over the same examples: forward and backward with wei
 random order, batches of 8 padded to their longest. All go without an attention mask in the model
 (under causal attention no real position sees padding on the right), which is the faster way for
 each. Rounds of plain pass, our stages, plain pass, a peer's stages alternate; medians are reported.
-Each gets the settings that were fastest for its stages in a trial: tokens per batch for us and for
+Each gets the settings that were fastest for its stages in a trial (the better of two): tokens per batch for us and for
 bergson; for kronfluence batch size, data sorted by length or not, batched or iterative Lambda, with
 all queries accumulated, so that it passes over the training examples once. Ours keeps in memory
 what corrected eigenvalues need, as fit-hessians does (``--replay-bytes 0`` for without). Peak
@@ -49,7 +49,6 @@ from tqdm import tqdm
 from utils import ekfac_bergson, ekfac_kronfluence
 from utils.ekfac_measuring import (
     default_device,
-    has_bfloat16_units,
     in_child,
     machine,
     matmul_rate,
@@ -65,7 +64,13 @@ from utils.ekfac_model import (
     collate_in_order,
     plain_pass,
 )
-from utils.ekfac_options import NOT_MEASURED, correlations, measure_options, options_table
+from utils.ekfac_options import (
+    NOT_MEASURED,
+    correlations,
+    measure_options,
+    measures_bfloat16,
+    options_table,
+)
 from utils.ekfac_ours import Ours, choose_tokens
 from utils.ekfac_report import efficiency_rows, efficiency_table, stages_table, summarize
 from utils.report_table import wide_console
@@ -104,7 +109,7 @@ def main(config: Config) -> None:
     ]
     if options:
         tables.append(options_table(options, config.train_steps))
-        if not has_bfloat16_units(config):
+        if not measures_bfloat16(config):
             lines.append(NOT_MEASURED)
     for table in tables:
         console.print(table.screen())

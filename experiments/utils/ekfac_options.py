@@ -77,7 +77,7 @@ class OptionRow:
 def measure_options(config: Config, rounds: int) -> list[OptionRow]:
     """Time of the whole job and correlation of its scores with the exact ones, for each option."""
     examples = trained_examples(config)
-    options = (*OPTIONS, BFLOAT16) if has_bfloat16_units(config) else OPTIONS
+    options = (*OPTIONS, BFLOAT16) if measures_bfloat16(config) else OPTIONS
     plain_batches = [
         collate_rows(examples.train, range(first, min(first + PLAIN_BATCH, len(examples.train))))
         for first in range(0, len(examples.train), PLAIN_BATCH)
@@ -106,6 +106,11 @@ def measure_options(config: Config, rounds: int) -> list[OptionRow]:
         )
         for option in options
     ]
+
+
+def measures_bfloat16(config: Config) -> bool:
+    """Whether the table has a row for it."""
+    return has_bfloat16_units(config) if config.bfloat16 is None else config.bfloat16
 
 
 def _whole_job(system: Ours) -> Any:

@@ -27,7 +27,7 @@ from math_utils.curvature import (
 )
 from math_utils.language_modeling import TokenBatch
 from torch import Tensor
-from utils.ekfac_measuring import quick_garbage_collection, timed
+from utils.ekfac_measuring import TRIALS, quick_garbage_collection, timed
 from utils.ekfac_model import (
     STAGES,
     Config,
@@ -151,6 +151,10 @@ class Ours:
                 return self._score()
         return None
 
+    def share_bases(self, other: "Ours") -> None:
+        """Take another's eigendecompositions in place of the stage."""
+        self._bases = other._bases
+
     def _pass(self, sums: Any, batches: Sequence[TokenBatch]) -> Any:
         for batch in batches:
             self._passes.run(tuple(batch.example_keys.tolist()), self._maps, batch, sums.add)
@@ -190,18 +194,29 @@ def choose_tokens(config: Config) -> Config:
 
     The two passes of the fit share their batches, and so their tokens.
     """
+    if config.fit_tokens and config.score_tokens:
+        return config
     torch.set_num_threads(config.threads)
     quarter = quarter_of(config)
     budgets = [size * config.max_length for size in config.batch_sizes]
-    seconds: dict[int, tuple[float, float]] = {}
+    fitting: dict[int, list[float]] = {budget: [] for budget in budgets}
+    scoring: dict[int, list[float]] = {budget: [] for budget in budgets}
     with quick_garbage_collection():
-        for budget in [budgets[0], *budgets]:  # the first once more: first calls allocate
+        first = Ours(quarter)
+        for stage in STAGES:  # not timed: first calls allocate
+            first.run(stage)
+        for budget in budgets * TRIALS:
             system = Ours(replace(quarter, fit_tokens=budget, score_tokens=budget))
-            each = {stage: timed(config, partial(system.run, stage))[0] for stage in STAGES}
-            fitting = each["covariances"] + each["corrected eigenvalues"]
-            seconds[budget] = fitting, each["scores"]
+            seconds = {}
+            for stage in STAGES:
+                if stage == "eigendecompositions":
+                    system.share_bases(first)
+                else:
+                    seconds[stage], _ = timed(config, partial(system.run, stage))
+            fitting[budget].append(seconds["covariances"] + seconds["corrected eigenvalues"])
+            scoring[budget].append(seconds["scores"])
     return replace(
         config,
-        fit_tokens=config.fit_tokens or min(budgets, key=lambda one: seconds[one][0]),
-        score_tokens=config.score_tokens or min(budgets, key=lambda one: seconds[one][1]),
+        fit_tokens=config.fit_tokens or min(budgets, key=lambda one: min(fitting[one])),
+        score_tokens=config.score_tokens or min(budgets, key=lambda one: min(scoring[one])),
     )

@@ -81,6 +81,34 @@ def test_low_rank_factors_are_the_best_approximation(shape):
     torch.testing.assert_close(left @ right.mT, matrices)
 
 
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("rank", [2, 8, 32])
+@pytest.mark.parametrize("is_wide", [True, False])
+def test_low_rank_factors_of_a_large_matrix_are_nearly_the_best(power, rank, is_wide):
+    rows, cols = 300, 200
+    singular = torch.arange(1, cols + 1, dtype=torch.float64) ** -power
+    left, right = (torch.linalg.qr(random(n, cols, seed=n)).Q for n in (rows, cols))
+    matrix = (left * singular) @ right.T
+    matrices = torch.stack([matrix, 3 * matrix])
+    matrices = (matrices.mT if is_wide else matrices).contiguous()
+    own_left, own_right = low_rank_factors(matrices.float(), rank)
+    assert own_left.shape == (2, matrices.shape[1], rank)
+    assert own_right.shape == (2, matrices.shape[2], rank)
+    error = (matrices - own_left.double() @ own_right.double().mT).norm(dim=(1, 2))
+    best = singular[rank:].norm() * torch.tensor([1.0, 3.0])
+    assert (error < 1.01 * best).all()
+    alone = low_rank_factors(matrices[:1].float(), rank)
+    torch.testing.assert_close(
+        alone[0] @ alone[1].mT, own_left[:1] @ own_right[:1].mT, rtol=0, atol=1e-4 * float(best[0])
+    )
+
+
+def test_a_matrix_of_low_rank_and_one_of_zeros_are_kept_exactly():
+    matrix = random(1, 90, 3) @ random(1, 3, 70, seed=1)
+    left, right = low_rank_factors(torch.cat([matrix, 0 * matrix]), 4)
+    torch.testing.assert_close(left @ right.mT, torch.cat([matrix, 0 * matrix]))
+
+
 def test_a_rank_below_one_is_refused():
     with pytest.raises(ValueError, match="rank of at least 1"):
         low_rank_factors(random(1, 2, 2), 0)

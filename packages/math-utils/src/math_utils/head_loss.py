@@ -145,7 +145,7 @@ class _HeadLosses(torch.autograd.Function):
         wide = torch.promote_types(hidden.dtype, torch.float32)
         losses = torch.empty(len(hidden), dtype=wide, device=hidden.device)
         gradients = torch.empty_like(hidden, dtype=wide) if wants_gradient else None
-        first, at_once = 0, _FEWEST_POSITIONS
+        choice, first, at_once = choice.to(hidden.device), 0, _FEWEST_POSITIONS
         while first < len(hidden):
             some = slice(first, first + at_once)
             with torch.set_grad_enabled(wants_gradient):

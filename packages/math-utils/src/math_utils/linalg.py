@@ -87,14 +87,22 @@ def symmetrize_(total: SquareMatrix) -> SquareMatrix:
     return total.triu_().add_(upper.T)
 
 
+_OVERSAMPLING = 8
+"""Columns that the subspace of a low-rank approximation has more than it keeps."""
+_POWER_ITERATIONS = 2
+"""Of the subspace; each brings its error nearer to the smallest possible one."""
+
+
 def low_rank_factors(
     matrices: Float[Tensor, "num rows cols"], rank: int
 ) -> tuple[Float[Tensor, "num rows rank"], Float[Tensor, "num cols rank"]]:
-    """The best rank-``rank`` approximation M ≈ L Rᵀ of each matrix, by the smaller Gram matrix.
+    """Approximate each matrix by one of at most this rank, M ≈ L Rᵀ, one of the two orthonormal.
 
-    With V the leading eigenvectors of MᵀM, computed in float64, L = M V and R = V: exact at
-    full rank (Eckart and Young), and much cheaper than a singular value decomposition of a wide
-    or tall matrix.
+    The best one (Eckart and Young) where the rank is at least a quarter of the narrower side; below
+    that, the best one within a subspace that a few products with the matrix find, starting from
+    the same random numbers for each. That takes products of ``rank`` columns in place of an
+    eigendecomposition, and its error is at most 1.01 times the smallest possible one (a test, on
+    flat and falling spectra).
 
     Args:
         matrices: the matrices to approximate.
@@ -105,6 +113,8 @@ def low_rank_factors(
 
     Raises:
         ValueError: if ``rank`` is not positive.
+
+    Source: Halko, Martinsson and Tropp 2011 (arXiv 0909.4061), algorithm 4.4.
     """
     if rank < 1:
         raise ValueError(f"expected a rank of at least 1, got {rank}")
@@ -112,9 +122,29 @@ def low_rank_factors(
     if rows < cols:
         right, left = low_rank_factors(matrices.mT, rank)
         return left, right
+    if cols <= max(4 * rank, rank + _OVERSAMPLING):
+        return _leading_part(matrices, min(rank, cols))
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(cols, rank + _OVERSAMPLING, generator=generator, dtype=torch.float64)
+    basis = torch.linalg.qr(matrices @ start.to(matrices)).Q
+    for _ in range(_POWER_ITERATIONS):
+        basis = torch.linalg.qr(matrices @ torch.linalg.qr(matrices.mT @ basis).Q).Q
+    # M ≈ B (Bᵀ M), of which the second factor is small.
+    right, left = _leading_part(matrices.mT @ basis, rank)
+    return basis @ left, right
+
+
+def _leading_part(
+    matrices: Float[Tensor, "num rows cols"], rank: int
+) -> tuple[Float[Tensor, "num rows rank"], Float[Tensor, "num cols rank"]]:
+    """The best approximation, by the Gram matrix of the columns.
+
+    With V the leading eigenvectors of MᵀM, computed in float64, L = M V and R = V: exact at full
+    rank, and much cheaper than a singular value decomposition of a tall matrix.
+    """
     wide = matrices.to(torch.float64)
     _, vectors = torch.linalg.eigh(wide.mT @ wide)
-    leading = vectors[..., -min(rank, cols) :]
+    leading = vectors[..., -rank:]
     return (wide @ leading).to(matrices.dtype), leading.to(matrices.dtype)
 
 
