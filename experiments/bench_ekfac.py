@@ -15,11 +15,12 @@ The unit is one plain pass over the same examples: forward and backward with wei
 random order, batches of 8 padded to their longest. All go without an attention mask in the model
 (under causal attention no real position sees padding on the right), which is the faster way for
 each. Rounds of plain pass, our stages, plain pass, a peer's stages alternate; medians are reported.
-Each gets the settings that were fastest for its stages in a trial (the better of two): tokens per batch for us and for
-bergson; for kronfluence batch size, data sorted by length or not, batched or iterative Lambda, with
-all queries accumulated, so that it passes over the training examples once. Ours keeps in memory
-what corrected eigenvalues need, as fit-hessians does (``--replay-bytes 0`` for without). Peak
-memory is that of a process of its own for each system, above what it was once the model was built.
+Each gets the settings that were fastest for its stages in two trials: tokens per batch for us and
+for bergson; for kronfluence batch size, data sorted by length or not, batched or iterative Lambda,
+with all queries accumulated, so that it passes over the training examples once. Ours keeps in
+memory what corrected eigenvalues need, as fit-hessians does (``--replay-bytes 0`` for without).
+Peak memory is that of a process of its own for each system, above what it was once the model was
+built.
 
 A second table counts the arithmetic of our stages (:mod:`utils.ekfac_arithmetic`) and compares it
 with what matrix products reach here, in the same run. A third has the options that change a number,

@@ -16,7 +16,6 @@ from typing import Any, Literal
 import torch
 from utils.ekfac_model import STAGES, Config, System
 
-
 TRIALS = 2
 """Of every setting that is tried; one alone is little better than noise."""
 

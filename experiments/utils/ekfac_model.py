@@ -85,8 +85,8 @@ class Config:
     option_repeats: int = 2
     """Rounds of the table of options that change a number; 0 leaves the table out."""
     bfloat16: bool | None = None
-    """Whether a row of that table has the model in bfloat16; by default where the machine has units
-    for it. Without them it takes a hundred times as long, and only its correlation says something."""
+    """Whether a row of that table has the model in bfloat16; by default where there are units for
+    it. Without them it takes a hundred times as long, and only its correlation tells something."""
     train_steps: int = 150
     """Steps of AdamW, 16 examples each, that the model of that table is trained for."""
     threads: int = 2
