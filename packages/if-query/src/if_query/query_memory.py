@@ -7,7 +7,7 @@ from math_utils.curvature import CurvatureFactors
 
 from if_query.device_memory import free_memory
 from if_query.errors import InputError
-from if_query.factors import FactorStore, move_to
+from if_query.factors import FactorStore
 from if_query.factors_on_disk import FactorsOnDisk
 from if_query.plan.query_trials import QueryTrials
 from if_query.plan.report import gigabytes
@@ -99,5 +99,7 @@ def place_factors(run: Run, store: FactorStore, memory: QueryMemory) -> Run:
         store.check_maps(run.tracked.maps)
         factors = CurvatureFactors(store.strategy, FactorsOnDisk(store, devices))
     else:
-        factors = move_to(store.read_factors(list(run.tracked.maps)), devices)
+        # Map by map: main memory need not hold those of an accelerator.
+        placed = {name: store.read_map_factors(name).to(devices[name]) for name in devices}
+        factors = CurvatureFactors(store.strategy, placed)
     return replace(run, factors=factors, queries_at_once=memory.queries_at_once)
