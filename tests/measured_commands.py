@@ -5,8 +5,9 @@
 A job is {"command": "fit_hessians" or "run_query", "arguments": […], "folder": …}. The packages are
 imported once and each job is a fork, so that it costs its own work and not ten seconds of imports.
 Of each job: its exit status, what it printed, its peak memory as the kernel saw it, that of tensors
-on CUDA, and the most that was ever in its output folder: looked at just before anything is removed or renamed, for in
-between it only grows. The first job of all does nothing: its peak is that of the bare process.
+on CUDA, and the most that was ever in its output folder: looked at just before anything is removed
+or renamed, for in between it only grows. The first job of all does nothing: its peak is that of the
+bare process.
 """
 
 import io

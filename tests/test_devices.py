@@ -205,13 +205,15 @@ def check_close(found: Path, expected: Path) -> None:
     np.testing.assert_allclose(scores_of(found) / scale, scores_of(expected) / scale, atol=1e-3)
 
 
-@pytest.mark.parametrize("architecture", ["olmo2", "llama"])
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_commands_give_the_scores_of_the_cpu_in_other_batches_and_wider_sums(
-    make_model_folder, token_data, pair_files, tmp_path, architecture, device
+    make_model_folder, token_data, pair_files, tmp_path, device
 ):
-    """Of sampled labels: the Fisher is the same, since every draw is."""
-    model = make_model_folder(architecture)
+    """Of sampled labels: the Fisher is the same, since every draw is.
+
+    Statistics in float64 are fitted and stored as such; run-query computes in float32.
+    """
+    model = make_model_folder("llama")
     on_cpu = ["--max-tokens-per-batch", "12", "--covariance-dtype", "float64"]
     expected = query(
         model,

@@ -160,7 +160,7 @@ def test_main_memory_holds_the_factors_of_one_map_on_its_way_to_a_device(
     events = []
     monkeypatch.setattr(query_memory, "replace", lambda run, **changes: changes)
 
-    def moved(factors, device):
+    def moved(factors, device, dtype):
         events.append(("to", str(device)))
         return factors
 
