@@ -7,30 +7,46 @@ from typing import Any
 
 from if_query import fit_hessians, run_query
 
-ON_CPU = ["--dtype", "float32", "--device", "cpu"]
+
+def fit_arguments(
+    model: Path, data: Path, folder: Path, *more: str, device: str | None = "cpu"
+) -> list[str]:
+    arguments = ["--model", model, "--hessian-dataset", data, "--output-dir", folder]
+    return [*map(str, arguments), *_in_float32(device), *more]
 
 
-def fit_arguments(model: Path, data: Path, folder: Path, *more: str) -> list[str]:
-    arguments = f"--model {model} --hessian-dataset {data} --output-dir {folder}"
-    return [*arguments.split(), *ON_CPU, *more]
-
-
-def fit(model: Path, data: Path, folder: Path, *more: str) -> Path:
-    fit_hessians.main(fit_arguments(model, data, folder, *more))
+def fit(model: Path, data: Path, folder: Path, *more: str, device: str | None = "cpu") -> Path:
+    fit_hessians.main(fit_arguments(model, data, folder, *more, device=device))
     return folder
 
 
 def query_arguments(
-    model: Path, factors: Path, files: tuple[Path, Path], folder: Path, *more: str
+    model: Path,
+    factors: Path,
+    files: tuple[Path, Path],
+    folder: Path,
+    *more: str,
+    device: str | None = "cpu",
 ) -> list[str]:
-    arguments = f"--model {model} --factors-dir {factors} --output-dir {folder} "
-    arguments += f"--train-json {files[0]} --query-json {files[1]}"
-    return [*arguments.split(), *ON_CPU, *more]
+    arguments = ["--model", model, "--factors-dir", factors, "--output-dir", folder]
+    arguments += ["--train-json", files[0], "--query-json", files[1]]
+    return [*map(str, arguments), *_in_float32(device), *more]
 
 
-def query(model: Path, factors: Path, files: tuple[Path, Path], folder: Path, *more: str) -> Path:
-    run_query.main(query_arguments(model, factors, files, folder, *more))
+def query(
+    model: Path,
+    factors: Path,
+    files: tuple[Path, Path],
+    folder: Path,
+    *more: str,
+    device: str | None = "cpu",
+) -> Path:
+    run_query.main(query_arguments(model, factors, files, folder, *more, device=device))
     return folder
+
+
+def _in_float32(device: str | None) -> list[str]:
+    return ["--dtype", "float32", *(["--device", device] if device else [])]
 
 
 def bits_of(folder: Path) -> dict[str, bytes]:

@@ -4,9 +4,10 @@
 
 A job is {"command": "fit_hessians" or "run_query", "arguments": […], "folder": …}. The packages are
 imported once and each job is a fork, so that it costs its own work and not ten seconds of imports.
-Of each job: its exit status, what it printed, its peak memory as the kernel saw it, and the most
-that was ever in its output folder: looked at just before anything is removed or renamed, for in
-between it only grows. The first job of all does nothing: its peak is that of the bare process.
+Of each job: its exit status, what it printed, its peak memory as the kernel saw it, that of tensors
+on CUDA, and the most that was ever in its output folder: looked at just before anything is removed
+or renamed, for in between it only grows. The first job of all does nothing: its peak is that of the
+bare process.
 """
 
 import io
@@ -18,6 +19,8 @@ from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from if_query.device_memory import peak_memory
 
 SHRINKING = {"os.remove", "os.rename", "os.rmdir", "shutil.rmtree"}
 
@@ -65,7 +68,11 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     module = sys.modules[f"if_query.{job['command']}"]
     with redirect_stdout(printed):
         module.main(job["arguments"])
-    return {"printed": printed.getvalue(), "disk": max(most[0], size_of(folder))}
+    return {
+        "printed": printed.getvalue(),
+        "disk": max(most[0], size_of(folder)),
+        "device peak": peak_memory().device,
+    }
 
 
 def in_a_fork(job: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from device_cases import needs_cuda
 from if_query.plan.report import Plan, StagePlan
 from if_query.plan.trials import fit_seconds
 from transformers import AutoModelForCausalLM, Olmo2Config
@@ -222,6 +223,25 @@ def test_a_stated_memory_is_kept_by_groups_of_maps_and_blocks_of_queries(
     for kind, done in (("ekfac", fitted), ("scores", scored)):
         print(kind, done["printed"], limits[kind], done["peak"] / 1e9)
         assert done["peak"] < 1.05 * limits[kind] * 1e9
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_peak_memory_of_cuda_is_within_a_quarter_of_what_the_run_takes(jobs):
+    """Of tensors, which is all that a plan speaks of there."""
+    on_cuda = {
+        kind: {
+            **jobs[kind],
+            "arguments": ["cuda" if one == "cpu" else one for one in jobs[kind]["arguments"]],
+        }
+        for kind in [*KINDS, *SIMPLER]
+    }
+    for kind, one in planned_and_done(on_cuda).items():
+        (line,) = [
+            line for line in one["planned"]["printed"].splitlines() if line.startswith("in all")
+        ]
+        _, device, _ = (float(size) * 1e9 for size in re.findall(r"([\d.e-]+) GB", line))
+        assert device == pytest.approx(one["done"]["device peak"], rel=TOLERANCE), kind
 
 
 def test_a_memory_that_nothing_fits_into_is_one_line_and_writes_nothing(

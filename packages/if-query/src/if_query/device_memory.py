@@ -48,8 +48,14 @@ def free_memory(devices: Sequence[torch.device]) -> int:
     """Bytes that may still be taken on these devices, together."""
     unlike = set(devices)
     accelerators = [device for device in unlike if device.type == "cuda"]
-    free = sum(torch.cuda.mem_get_info(device)[0] for device in accelerators)
+    free = sum(map(_free_on, accelerators))
     return free + (free_host_memory() if len(accelerators) < len(unlike) else 0)
+
+
+def _free_on(device: torch.device) -> int:
+    """What CUDA has free, and what torch's allocator keeps of what tensors gave back."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0] + kept)
 
 
 def free_host_memory() -> int:
@@ -63,17 +69,27 @@ def free_host_memory() -> int:
 
 def held_memory() -> Memory:
     """What this process holds now."""
-    device = torch.cuda.memory_allocated if torch.cuda.is_available() else None
-    held = 0 if device is None else sum(map(device, range(torch.cuda.device_count())))
+    held = sum(map(torch.cuda.memory_allocated, _in_use()))
     return Memory(int(psutil.Process().memory_info().rss), held)
 
 
 def peak_memory() -> Memory:
     """What this process held at its peak, or since :func:`peak_of` last began."""
-    device = 0
-    if torch.cuda.is_available():
-        device = sum(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count())))
-    return Memory(_host_peak(), device)
+    return Memory(_host_peak(), sum(map(torch.cuda.max_memory_allocated, _in_use())))
+
+
+def wait_for_devices() -> None:
+    """Until accelerators have done all that they were given: a CPU's clock sees no more of it."""
+    for device in _in_use():
+        torch.cuda.synchronize(device)
+
+
+def _in_use() -> range:
+    """The CUDA devices, once this process uses any of them.
+
+    To ask one before would start it: hundreds of megabytes in a run on the CPU.
+    """
+    return range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
 
 
 @contextmanager
@@ -85,9 +101,8 @@ def peak_of() -> Iterator[Memory]:
     """
     if os.access(_CLEAR, os.W_OK):
         _CLEAR.write_text("5")
-    if torch.cuda.is_available():
-        for device in range(torch.cuda.device_count()):
-            torch.cuda.reset_peak_memory_stats(device)
+    for device in _in_use():
+        torch.cuda.reset_peak_memory_stats(device)
     found = Memory()
     yield found
     peak = peak_memory()

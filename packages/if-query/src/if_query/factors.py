@@ -19,7 +19,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from math_utils.curvature import (
     Covariances,
     CurvatureFactors,
@@ -328,10 +327,3 @@ def clear_folder(folder: Path) -> None:
     (folder / "metadata.json").unlink(missing_ok=True)
     if folder.is_dir():
         shutil.rmtree(folder)
-
-
-def move_to(factors: CurvatureFactors, devices: Mapping[str, torch.device]) -> CurvatureFactors:
-    """Factors with every map on the device of its weight."""
-    return CurvatureFactors(
-        factors.strategy, {name: one.to(devices[name]) for name, one in factors.maps.items()}
-    )

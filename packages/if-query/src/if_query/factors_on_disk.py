@@ -9,7 +9,7 @@ from if_query.factors import FactorStore
 
 
 class FactorsOnDisk(Mapping[str, MapFactors]):
-    """The factors of every map, one at a time in memory.
+    """The factors of every map in float32, one at a time in memory.
 
     Files are not compared with their checksums here: :meth:`FactorStore.check_maps` does that once.
     A pass over queries reads every map once per batch, and so does self-influence.
@@ -21,7 +21,8 @@ class FactorsOnDisk(Mapping[str, MapFactors]):
         self._devices = devices
 
     def __getitem__(self, name: str) -> MapFactors:
-        return self._store.read_map_factors(name, check=False).to(self._devices[name])
+        own = self._store.read_map_factors(name, check=False)
+        return own.to(self._devices[name], torch.float32)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._devices)

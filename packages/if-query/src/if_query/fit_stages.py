@@ -112,12 +112,14 @@ def fit_covariances(fit: Fit) -> None:
 
 
 def decompose_covariances(fit: Fit) -> None:
-    """Stage 2: eigenbases, map by map; those of an interrupted stage are kept."""
+    """Stage 2: eigenbases, on each map's device; those of an interrupted stage are kept."""
     store, names = fit.store, list(fit.tracked.maps)
     kept = {name: store.read_finished_eigenbasis(name) for name in names}
     checksums = {name: checksum for name, checksum in kept.items() if checksum is not None}
     waiting = [name for name in names if name not in checksums]
-    covariances = ((name, store.read_covariances(name)) for name in waiting)
+    # Read into main memory, they would be decomposed on the CPU whatever the model is on.
+    devices = fit.tracked.devices()
+    covariances = ((name, store.read_covariances(name).to(devices[name])) for name in waiting)
     with tqdm(total=len(names), initial=len(checksums), desc="eigenbases", unit="map") as bar:
         for name, basis in decompose(covariances, dtype=fit.curvature.eigen_dtype):
             checksums[name] = store.write_map(

@@ -5,13 +5,21 @@ from collections.abc import Callable
 
 import torch
 
+_MESSAGES = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+)
+"""Of plain RuntimeErrors: the CPU's allocator, and CUDA and its libraries where torch's own
+allocator has left them too little (a library takes memory of its own at its first call)."""
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory could not be had, on an accelerator or on the CPU."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    # The CPU's allocator raises a plain RuntimeError.
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(part in str(error) for part in _MESSAGES)
 
 
 def runs_out_of_memory(attempt: Callable[[], None]) -> bool:
@@ -28,6 +36,6 @@ def runs_out_of_memory(attempt: Callable[[], None]) -> bool:
     else:
         return False
     gc.collect()
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     return True

@@ -7,7 +7,7 @@ from math_utils.curvature import CurvatureFactors
 
 from if_query.device_memory import free_memory
 from if_query.errors import InputError
-from if_query.factors import FactorStore, move_to
+from if_query.factors import FactorStore
 from if_query.factors_on_disk import FactorsOnDisk
 from if_query.plan.query_trials import QueryTrials
 from if_query.plan.report import gigabytes
@@ -55,14 +55,15 @@ def choose_memory(run: Run, store: FactorStore, trials: QueryTrials) -> QueryMem
     config, num_queries = run.config, len(run.queries.pairs)
     maps, devices = run.tracked.maps.values(), list(run.tracked.devices().values())
     itemsize = getattr(torch, store.metadata["covariance_dtype"]).itemsize
-    sizes = [factor_bytes(store.strategy, one, itemsize) for one in maps]
+    sizes = [factor_bytes(store.strategy, one) for one in maps]
+    largest_file = max(factor_bytes(store.strategy, one, itemsize) for one in maps)
     per_query = sum(query_bytes(one, config.query_rank) for one in maps)
     if config.memory_gb is None:
         room = float(free_memory(devices))
     else:
         room = config.memory_gb * 1e9 - trials.peak.on(devices)
     on_disk = sum(sizes) > SHARE_FOR_FACTORS * room
-    factors = 3 * max(sizes) if on_disk else sum(sizes)
+    factors = 2 * largest_file + max(sizes) if on_disk else sum(sizes)
     lines = []
     if on_disk:
         lines.append(
@@ -89,7 +90,7 @@ def choose_memory(run: Run, store: FactorStore, trials: QueryTrials) -> QueryMem
 
 
 def place_factors(run: Run, store: FactorStore, memory: QueryMemory) -> Run:
-    """The run with its factors where they were chosen to be, every file checked.
+    """The run with its factors where they were chosen to be, in float32, every file checked.
 
     Raises:
         InputError: if a file is missing, truncated or altered.
@@ -99,5 +100,9 @@ def place_factors(run: Run, store: FactorStore, memory: QueryMemory) -> Run:
         store.check_maps(run.tracked.maps)
         factors = CurvatureFactors(store.strategy, FactorsOnDisk(store, devices))
     else:
-        factors = move_to(store.read_factors(list(run.tracked.maps)), devices)
+        # Map by map: main memory need not hold those of an accelerator.
+        placed = {
+            name: store.read_map_factors(name).to(devices[name], torch.float32) for name in devices
+        }
+        factors = CurvatureFactors(store.strategy, placed)
     return replace(run, factors=factors, queries_at_once=memory.queries_at_once)

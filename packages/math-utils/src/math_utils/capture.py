@@ -223,8 +223,8 @@ class _Recorder:
         loss_scale: float,
     ) -> None:
         self._mask = mask
-        self._is_full = bool(mask.all())
         self._lengths = mask.sum(dim=1).tolist()
+        self._is_full = all(length == mask.shape[1] for length in self._lengths)
         self._consume = consume
         self._dtype = dtype
         self._loss_scale = loss_scale

@@ -1,11 +1,13 @@
 """Policy for symmetric eigendecompositions, and products with a matrix's own transpose."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
 from math_utils._typing import Float, Matrix, SquareMatrix, Tensor, Vector
 from math_utils.errors import CurvatureError
+
+_NotConverged: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
 
 
 def symmetric_eigendecomposition(
@@ -26,20 +28,102 @@ def symmetric_eigendecomposition(
         (λ [dim], Q [dim, dim] with eigenvectors as columns), in the dtype of ``matrix``.
 
     Raises:
-        CurvatureError: if the matrix, or what the decomposition returns, is not finite.
+        CurvatureError: if the matrix, or what the decomposition returns, is not finite, or the
+            decomposition does not converge.
     """
     if not torch.isfinite(matrix).all():
-        raise CurvatureError(f"{name}: expected finite entries, found NaN or infinity")
+        raise _not_finite(name)
     # One copy at a time: with LAPACK's own, an eigendecomposition takes 4 matrices in ``dtype``.
     symmetric = matrix.to(dtype)
     symmetric = (symmetric + symmetric.T).div_(2)
-    values, vectors = torch.linalg.eigh(symmetric)
-    if not (torch.isfinite(values).all() and torch.isfinite(vectors).all()):
+    try:
+        values, vectors = torch.linalg.eigh(symmetric)
+    except _NotConverged as error:
         raise CurvatureError(
-            f"{name}: the eigendecomposition in {dtype} returned NaN or infinity; "
+            f"{name}: the eigendecomposition in {dtype} did not converge; "
             "use a wider eigendecomposition dtype"
-        )
+        ) from error
+    if not (torch.isfinite(values).all() and torch.isfinite(vectors).all()):
+        raise _returned_not_finite(name, dtype)
     return values.clamp_min(0).to(matrix.dtype), vectors.to(matrix.dtype)
+
+
+def stacked_eigendecompositions(
+    matrices: Sequence[SquareMatrix], names: Sequence[str], *, dtype: torch.dtype = torch.float64
+) -> list[tuple[Vector, SquareMatrix] | CurvatureError]:
+    """:func:`symmetric_eigendecomposition` of matrices of one width, in one call of the library.
+
+    Where the call fails for a matrix that does not converge, or for want of memory, they go one
+    by one.
+
+    Args:
+        matrices: at least one, all of one width and dtype on one device.
+        names: of the matrices, for errors.
+        dtype: the dtype of the decompositions.
+
+    Returns:
+        What each gives, in order: (λ, Q), or the error that it alone would have raised, so that
+        one bad matrix does not take its neighbours with it.
+    """
+    whole = torch.stack([torch.isfinite(matrix).all() for matrix in matrices]).tolist()
+    found = [None if fine else _not_finite(n) for fine, n in zip(whole, names, strict=True)]
+    places = [place for place, error in enumerate(found) if error is None]
+    outcomes: list[tuple[Vector, SquareMatrix] | CurvatureError] = []
+    if len(places) > 1:
+        outcomes = _decompose_stack(
+            [matrices[place] for place in places], [names[place] for place in places], dtype
+        )
+    if not outcomes:
+        outcomes = [_decompose_alone(matrices[place], names[place], dtype) for place in places]
+    solved = iter(outcomes)
+    return [next(solved) if error is None else error for error in found]
+
+
+def _decompose_stack(
+    matrices: Sequence[SquareMatrix], names: Sequence[str], dtype: torch.dtype
+) -> list[tuple[Vector, SquareMatrix] | CurvatureError]:
+    """Outcomes in order; [] where the stack as a whole failed."""
+    try:
+        stack = matrices[0].new_empty((len(matrices), *matrices[0].shape), dtype=dtype)
+        for place, matrix in zip(stack, matrices, strict=True):
+            place.copy_(matrix).add_(matrix.T.to(dtype)).div_(2)
+        values, vectors = torch.linalg.eigh(stack)
+    except (_NotConverged, torch.OutOfMemoryError):
+        return []
+    del stack
+    fine = torch.isfinite(values).all(dim=1) & torch.isfinite(vectors).flatten(1).all(dim=1)
+    # Copies, so that a result that is kept does not keep the stack.
+    return [
+        (
+            values[place].clamp_min(0).to(matrix.dtype),
+            vectors[place].to(matrix.dtype, copy=True),
+        )
+        if is_fine
+        else _returned_not_finite(name, dtype)
+        for place, (matrix, name, is_fine) in enumerate(
+            zip(matrices, names, fine.tolist(), strict=True)
+        )
+    ]
+
+
+def _decompose_alone(
+    matrix: SquareMatrix, name: str, dtype: torch.dtype
+) -> tuple[Vector, SquareMatrix] | CurvatureError:
+    try:
+        return symmetric_eigendecomposition(matrix, dtype=dtype, name=name)
+    except CurvatureError as error:
+        return error
+
+
+def _not_finite(name: str) -> CurvatureError:
+    return CurvatureError(f"{name}: expected finite entries, found NaN or infinity")
+
+
+def _returned_not_finite(name: str, dtype: torch.dtype) -> CurvatureError:
+    return CurvatureError(
+        f"{name}: the eigendecomposition in {dtype} returned NaN or infinity; "
+        "use a wider eigendecomposition dtype"
+    )
 
 
 def add_gram_(total: SquareMatrix, rows: Matrix, *, block: int = 256) -> None:

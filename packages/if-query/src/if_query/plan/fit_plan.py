@@ -78,9 +78,13 @@ class _FitPlan:
     def _itemsize(self) -> int:
         return self.fit.curvature.covariance_dtype.itemsize
 
+    @property
+    def _on_host(self) -> bool:
+        return is_host(list(self.fit.tracked.devices().values()))
+
     def _memory(self, base: Memory, statistics: int, copies: int) -> tuple[int, int]:
         """(host, device) with statistics on the maps' devices and copies in main memory."""
-        if is_host(list(self.fit.tracked.devices().values())):
+        if self._on_host:
             return base.host + statistics + copies, 0
         return base.host + copies, base.device + statistics
 
@@ -121,9 +125,22 @@ class _FitPlan:
         return max(0.0, float((whole - self.replay.seconds)[: self._num_kept].sum()))
 
     def _copies(self, stage: Stage) -> int:
-        """What writing the largest map takes beside it: its bytes twice."""
+        """What writing the largest map takes beside it: its bytes twice.
+
+        Or reading what is then on an accelerator: of a map's covariances or bases the file and
+        the tensors.
+        """
+        maps, stages = self.fit.tracked.maps.values(), [stage]
+        if not self._on_host and self.fit.curvature.strategy != "diagonal":
+            stages.append("eigenbases")
+        return 2 * max(file_bytes(own, one, self._itemsize) for own in stages for one in maps)
+
+    def _mirrored(self, stage: Stage) -> int:
+        """What copying one triangle of the largest covariance over the other takes beside it."""
+        if stage != "covariances" or self._on_host:
+            return 0
         maps = self.fit.tracked.maps.values()
-        return 2 * max(file_bytes(stage, one, self._itemsize) for one in maps)
+        return max(self._itemsize * max(one.d_in, one.d_out) ** 2 for one in maps)
 
     def _pass(self, stage: Stage, on_disk: int) -> StagePlan:
         """A pass over the data: the largest group, and the sums saved on the way."""
@@ -131,7 +148,9 @@ class _FitPlan:
         statistics = max(self._statistics(stage, group) for group in groups) + self._kept_bytes
         running = self._memory(trial.trial.peak, statistics, 0)
         # Written when the pass is over: the sums are there, the activations are not.
-        written = self._memory(held_memory(), statistics, self._copies(stage))
+        written = self._memory(
+            held_memory(), statistics + self._mirrored(stage), self._copies(stage)
+        )
         saved = self._saved_seconds
         seconds = float(trial.trial.seconds.sum()) - (saved if stage == "eigenvalues" else 0.0)
         seconds += (len(groups) - 1) * max(0.0, trial.plain_seconds - saved)

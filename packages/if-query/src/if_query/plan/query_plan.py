@@ -84,8 +84,14 @@ class _QueryPlan:
         The arrays are files that are mapped into memory, where they count as this process's.
         """
         on_host = is_host(list(self.run.tracked.devices().values()))
-        host = base.host + arrays + (kept if on_host else 0)
-        device = 0 if on_host else base.device + kept
+        if on_host:
+            return StagePlan(name, base.host + arrays + kept, 0, arrays + tables, float(seconds))
+        # The file and the tensors of a map on their way to the device; before any batch, unless
+        # they are read for each.
+        read = 2 * max(self._factor_bytes())
+        other = base.host if self.memory.factors_on_disk else held_memory().host
+        host = max(base.host, other + read) + arrays
+        device = base.device + kept
         return StagePlan(name, host, device, arrays + tables, float(seconds))
 
     # On disk

@@ -14,7 +14,7 @@ from jaxtyping import Float64
 from scipy.optimize import nnls
 
 from if_query.datasets import TokenDataset
-from if_query.device_memory import Memory, peak_of
+from if_query.device_memory import Memory, peak_of, wait_for_devices
 
 _NUM_BATCHES = 5
 _NUM_ROUNDS = 3
@@ -87,16 +87,11 @@ def storage_rate() -> float:
 
 
 def _seconds_of(run: Callable[[Sequence[int]], object], rows: Sequence[int]) -> float:
-    _wait()
+    wait_for_devices()
     start = time.perf_counter()
     run(rows)
-    _wait()
+    wait_for_devices()
     return time.perf_counter() - start
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def fit_seconds(

@@ -32,9 +32,9 @@ Sources: Martens and Grosse 2015 (arXiv 1503.05671) for K-FAC; George et al. 201
 
 from math_utils.curvature.config import STRATEGIES, CurvatureConfig, Damping, Strategy
 from math_utils.curvature.covariance import Covariances, CovarianceSums
+from math_utils.curvature.decomposition import decompose
 from math_utils.curvature.eigenbasis import (
     Eigenbasis,
-    decompose,
     kfac_eigenvalues,
     rotate,
     rotate_back,

@@ -26,6 +26,12 @@ class Covariances:
     output_gradients: Float[Tensor, "d_out d_out"]
     num_positions: int
 
+    def to(self, device: torch.device) -> "Covariances":
+        """The same covariances on another device."""
+        return Covariances(
+            self.inputs.to(device), self.output_gradients.to(device), self.num_positions
+        )
+
 
 class CovarianceSums:
     """Running sums Σ a aᵀ and Σ δ δᵀ of every map, which can be stopped and taken up again."""

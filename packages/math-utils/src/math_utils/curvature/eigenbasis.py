@@ -1,23 +1,19 @@
 """Eigenbases of covariances, and what a gradient looks like in them."""
 
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import TypeVar
 
 import torch
 
-from math_utils._typing import Float, SquareMatrix, Tensor, Vector
+from math_utils._typing import Float, Tensor
 from math_utils.capture import CapturedPair
-from math_utils.curvature.covariance import Covariances
-from math_utils.linalg import symmetric_eigendecomposition
 
-_Decomposition = Future[tuple[Vector, SquareMatrix]]
+T = TypeVar("T")
 
-_MAX_WORKERS = 16
-_ALONE = 4096
-"""Wider matrices are decomposed one at a time: each needs several copies in float64."""
+REMEMBERED = 4
+"""Matrices that are looked through for an equal one: maps that share inputs stand close together
+in a block."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,87 +45,28 @@ class Eigenbasis:
         )
 
 
-def decompose(
-    covariances: Iterable[tuple[str, Covariances]], *, dtype: torch.dtype = torch.float64
-) -> Iterator[tuple[str, Eigenbasis]]:
-    """Eigenbases, one map after another.
-
-    Maps that read the same inputs have equal covariances A; each is decomposed once and its
-    basis shared. On a CPU, matrices up to 4,096 wide go side by side, one thread each, because
-    half of an eigendecomposition hardly gains from a second thread.
-
-    Args:
-        covariances: (name, covariances) of every map; may be read from disk one by one.
-        dtype: dtype of the decompositions.
-
-    Yields:
-        (name, its eigenbasis), in the order of ``covariances``.
-
-    Raises:
-        CurvatureError: if a covariance or a decomposition is not finite, with the map's name.
-    """
-    workers = max(1, min(torch.get_num_threads(), _MAX_WORKERS))
-    recent: list[tuple[Tensor, _Decomposition]] = []
-    waiting: deque[tuple[str, int, _Decomposition, _Decomposition]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-
-        def start(matrix: Tensor, what: str) -> _Decomposition:
-            return _start(pool, matrix, dtype, what)
-
-        for name, covariance in covariances:
-            inputs = covariance.inputs
-            known = next(
-                (r for m, r in recent if m.shape == inputs.shape and m.equal(inputs)), None
-            )
-            if known is None:
-                known = start(inputs, f"{name}: covariance of inputs")
-                # Maps that share inputs stand close together in a block.
-                recent = [*recent[-3:], (inputs, known)]
-            outputs = start(covariance.output_gradients, f"{name}: covariance of output gradients")
-            waiting.append((name, covariance.num_positions, known, outputs))
-            if len(waiting) > workers:
-                yield _finish(*waiting.popleft())
-        while waiting:
-            yield _finish(*waiting.popleft())
-
-
-def _start(pool: Executor, matrix: Tensor, dtype: torch.dtype, name: str) -> _Decomposition:
-    """Decompose small matrices one per thread, large ones with all threads together."""
-    run = partial(symmetric_eigendecomposition, matrix, dtype=dtype, name=name)
-    if matrix.device.type != "cpu" or matrix.shape[0] > _ALONE:
-        done: _Decomposition = Future()
-        done.set_result(run())
-        return done
-
-    def on_one_thread() -> tuple[Vector, SquareMatrix]:
-        torch.set_num_threads(1)  # of the calling thread, here the pool's
-        return run()
-
-    return pool.submit(on_one_thread)
-
-
-def _finish(
-    name: str, num_positions: int, inputs: _Decomposition, outputs: _Decomposition
-) -> tuple[str, Eigenbasis]:
-    (input_values, input_basis), (output_values, output_basis) = inputs.result(), outputs.result()
-    return name, Eigenbasis(input_basis, output_basis, input_values, output_values, num_positions)
+def equal_in(known: Iterable[tuple[Tensor, T]], matrix: Tensor) -> T | None:
+    """What stands beside the first matrix that equals this one and is on the same device."""
+    for other, found in known:
+        same_kind = other.shape == matrix.shape and other.device == matrix.device
+        if same_kind and other.equal(matrix):
+            return found
+    return None
 
 
 def share_equal_bases(bases: Iterable[tuple[str, Eigenbasis]]) -> dict[str, Eigenbasis]:
     """Let maps with equal input bases hold one tensor, so that inputs are rotated once for all.
 
-    :func:`decompose` gives such bases; after they were on disk each map has a copy of its own.
+    :func:`~math_utils.curvature.decomposition.decompose` gives such bases; after they were on
+    disk each map has a copy of its own.
     """
     shared: dict[str, Eigenbasis] = {}
-    recent: list[Tensor] = []
+    recent: list[tuple[Tensor, Tensor]] = []
     for name, basis in bases:
         own = basis.input_basis
-        known = next(
-            (r for r in recent if r.shape == own.shape and r.device == own.device and r.equal(own)),
-            None,
-        )
+        known = equal_in(recent, own)
         if known is None:
-            recent = [*recent[-3:], own]
+            recent = [*recent[1 - REMEMBERED :], (own, own)]
         else:
             basis = replace(basis, input_basis=known)
         shared[name] = basis

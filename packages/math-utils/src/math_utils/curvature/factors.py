@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
 from math_utils._typing import Float, Tensor
 from math_utils.curvature.config import STRATEGIES, Strategy
 
@@ -34,10 +36,10 @@ class MapFactors:
     output_basis: Float[Tensor, "d_out d_out"] | None = None
     eigenvalues: Float[Tensor, "d_out d_in"] | None = None
 
-    def to(self, device: object) -> "MapFactors":
-        """The same factors on another device."""
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "MapFactors":
+        """The same factors on another device, and in another dtype if one is given."""
         moved = {
-            part: None if getattr(self, part) is None else getattr(self, part).to(device)
+            part: None if getattr(self, part) is None else getattr(self, part).to(device, dtype)
             for part in PARTS
         }
         return MapFactors(**moved)

@@ -8,7 +8,8 @@ from math_utils._typing import Float, Tensor
 from math_utils.capture import frozen
 from math_utils.curvature.config import CurvatureConfig, Strategy
 from math_utils.curvature.covariance import CovarianceSums
-from math_utils.curvature.eigenbasis import Eigenbasis, decompose, kfac_eigenvalues
+from math_utils.curvature.decomposition import decompose
+from math_utils.curvature.eigenbasis import Eigenbasis, kfac_eigenvalues
 from math_utils.curvature.eigenvalues import EigenvalueSums
 from math_utils.curvature.factors import CurvatureFactors, MapFactors
 from math_utils.curvature.gradients import Objective

@@ -8,7 +8,8 @@ from torch import nn
 
 from math_utils._typing import Float, Tensor
 from math_utils.capture import CapturedPair, capture_pairs
-from math_utils.errors import CurvatureError, NonFiniteError
+from math_utils.curvature.finite_check import check_finite
+from math_utils.errors import NonFiniteError
 from math_utils.language_modeling import TokenBatch
 from math_utils.linear_maps import LinearMap
 
@@ -78,11 +79,11 @@ def _backward_once(
     loss_scale: float,
     recording: Recording | None,
 ) -> Tensor:
-    checked = check_finite(batch, consume)
-    capturing = capture_pairs(
-        maps, batch.attention_mask, checked, dtype=dtype, loss_scale=loss_scale
-    )
-    with capturing, recording(loss_scale) if recording else nullcontext():
+    with (
+        check_finite(batch, consume) as checked,
+        capture_pairs(maps, batch.attention_mask, checked, dtype=dtype, loss_scale=loss_scale),
+        recording(loss_scale) if recording else nullcontext(),
+    ):
         losses = objective(model, batch)
         finite = torch.isfinite(losses)
         if not finite.all():
@@ -90,32 +91,9 @@ def _backward_once(
             raise NonFiniteError("the loss", example)
         if losses.requires_grad:
             (losses.sum() * loss_scale).backward()
+        # Before a recording ends: a batch that is not finite is not kept.
+        checked.flush()
     return losses.detach()
-
-
-def check_finite(
-    batch: TokenBatch, consume: Callable[[CapturedPair], None]
-) -> Callable[[CapturedPair], None]:
-    """``consume`` behind a check of every pair.
-
-    What is returned raises NonFiniteError, with the example and the module.
-    """
-
-    def checked(pair: CapturedPair) -> None:
-        sum_of_inputs = pair.shared("sum", pair.inputs.sum)
-        if not torch.isfinite(pair.output_gradients.sum() + sum_of_inputs):
-            raise _find_non_finite(pair, batch)
-        consume(pair)
-
-    return checked
-
-
-def _find_non_finite(pair: CapturedPair, batch: TokenBatch) -> CurvatureError:
-    for row, (inputs, gradients) in enumerate(pair.examples()):
-        for what, tensor in (("input", inputs), ("output gradient", gradients)):
-            if not torch.isfinite(tensor).all():
-                return NonFiniteError(f"the {what} of {pair.name}", int(batch.example_keys[row]))
-    return CurvatureError(f"{pair.name}: sums over its positions overflow {pair.inputs.dtype}")
 
 
 def gradient_chunks(

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from math_utils.capture import CapturedPair
-from math_utils.curvature.gradients import Objective, backward_pass, check_finite
+from math_utils.curvature.finite_check import check_finite
+from math_utils.curvature.gradients import Objective, backward_pass
 from math_utils.language_modeling import TokenBatch
 from math_utils.linear_maps import LinearMap
 from math_utils.replay import KeptBatch, find_segments, record_segments, replay_segments
@@ -83,14 +84,10 @@ class ReplayedPasses:
         """
         kept = self._kept.get(key)
         if kept is not None:
-            replay_segments(
-                self._segments,
-                kept,
-                maps,
-                batch.attention_mask,
-                check_finite(batch, consume),
-                dtype=dtype,
-            )
+            with check_finite(batch, consume) as checked:
+                replay_segments(
+                    self._segments, kept, maps, batch.attention_mask, checked, dtype=dtype
+                )
             return
 
         if not self._is_keeping:
