@@ -339,6 +339,26 @@ def test_a_query_run_that_runs_out_of_memory_gives_the_same_scores(
     assert metadata_of(whole)["used_token_budgets"] == budgets[:1]
 
 
+def test_maps_that_read_the_same_inputs_share_one_basis_after_they_were_on_disk(
+    scored, monkeypatch
+):
+    real, seen = query_pass.collect_queries, {}
+
+    def collect_queries(model, maps, batches, loss, factors, *args, **options):
+        seen.update(factors.maps)
+        return real(model, maps, batches, loss, factors, *args, **options)
+
+    monkeypatch.setattr(query_pass, "collect_queries", collect_queries)
+    scored("found")
+    gates = [name for name in seen if name.endswith("gate_proj")]
+    assert gates
+    for gate in gates:
+        up, down = (gate.replace("gate", other) for other in ("up", "down"))
+        assert seen[gate].input_basis is seen[up].input_basis
+        assert seen[gate].input_basis is not seen[down].input_basis
+    assert len({id(seen[gate].input_basis) for gate in gates}) == len(gates)
+
+
 def test_queries_that_run_out_of_memory_go_in_smaller_batches_and_then_blocks(
     scored, monkeypatch, capsys
 ):

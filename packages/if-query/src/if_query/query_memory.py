@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
-from math_utils.curvature import CurvatureFactors
+from math_utils.curvature import CurvatureFactors, share_equal_bases
 
 from if_query.device_memory import free_memory
 from if_query.errors import InputError
@@ -101,8 +101,9 @@ def place_factors(run: Run, store: FactorStore, memory: QueryMemory) -> Run:
         factors = CurvatureFactors(store.strategy, FactorsOnDisk(store, devices))
     else:
         # Map by map: main memory need not hold those of an accelerator.
-        placed = {
-            name: store.read_map_factors(name).to(devices[name], torch.float32) for name in devices
-        }
+        placed = share_equal_bases(
+            (name, store.read_map_factors(name).to(device, torch.float32))
+            for name, device in devices.items()
+        )
         factors = CurvatureFactors(store.strategy, placed)
     return replace(run, factors=factors, queries_at_once=memory.queries_at_once)

@@ -8,6 +8,7 @@ import torch
 
 from math_utils._typing import Float, Tensor
 from math_utils.capture import CapturedPair
+from math_utils.curvature.factors import MapFactors
 
 T = TypeVar("T")
 
@@ -54,22 +55,28 @@ def equal_in(known: Iterable[tuple[Tensor, T]], matrix: Tensor) -> T | None:
     return None
 
 
-def share_equal_bases(bases: Iterable[tuple[str, Eigenbasis]]) -> dict[str, Eigenbasis]:
+B = TypeVar("B", Eigenbasis, MapFactors)
+
+
+def share_equal_bases(maps: Iterable[tuple[str, B]]) -> dict[str, B]:
     """Let maps with equal input bases hold one tensor, so that inputs are rotated once for all.
 
     :func:`~math_utils.curvature.decomposition.decompose` gives such bases; after they were on
     disk each map has a copy of its own.
+
+    Args:
+        maps: (name, eigenbasis or factors) of every map.
     """
-    shared: dict[str, Eigenbasis] = {}
+    shared: dict[str, B] = {}
     recent: list[tuple[Tensor, Tensor]] = []
-    for name, basis in bases:
-        own = basis.input_basis
-        known = equal_in(recent, own)
-        if known is None:
+    for name, one in maps:
+        own = one.input_basis
+        known = None if own is None else equal_in(recent, own)
+        if known is not None:
+            one = replace(one, input_basis=known)
+        elif own is not None:
             recent = [*recent[1 - REMEMBERED :], (own, own)]
-        else:
-            basis = replace(basis, input_basis=known)
-        shared[name] = basis
+        shared[name] = one
     return shared
 
 
