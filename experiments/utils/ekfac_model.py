@@ -84,9 +84,9 @@ class Config:
     """Rounds; medians over them are reported."""
     option_repeats: int = 2
     """Rounds of the table of options that change a number; 0 leaves the table out."""
-    bfloat16: bool | None = None
-    """Whether a row of that table has the model in bfloat16; by default where there are units for
-    it. Without them it takes a hundred times as long, and only its correlation tells something."""
+    bfloat16: bool = False
+    """Give that table a row with the model in bfloat16 even where there are no units for it: it
+    takes a hundred times as long then, and only its correlation tells something."""
     train_steps: int = 150
     """Steps of AdamW, 16 examples each, that the model of that table is trained for."""
     threads: int = 2

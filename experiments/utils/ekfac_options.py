@@ -110,7 +110,7 @@ def measure_options(config: Config, rounds: int) -> list[OptionRow]:
 
 def measures_bfloat16(config: Config) -> bool:
     """Whether the table has a row for it."""
-    return has_bfloat16_units(config) if config.bfloat16 is None else config.bfloat16
+    return config.bfloat16 or has_bfloat16_units(config)
 
 
 def _whole_job(system: Ours) -> Any:
