@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from if_query.command_line import describe_arguments, parse
+from if_query.command_line import Gigabytes, SaveInterval, describe_arguments, parse
 from if_query.errors import InputError, command_errors
 
 if TYPE_CHECKING:
@@ -83,18 +83,18 @@ class FitHessiansConfig:
     do nothing else."""
     plan_modules: bool = False
     """The same, and map by map."""
-    memory_gb: PositiveFloat | None = None
+    memory_gb: Gigabytes | None = None
     """Memory that may be used on the device, in 10⁹ bytes, the model included; by default what is
     free. Where the statistics of all maps do not fit, the maps go in groups."""
     module_partitions: PositiveInt | None = None
     """Fit the maps in this many groups, each with its own passes over the data: less memory, the
     same bits. By default as few as fit into memory."""
-    replay_memory_gb: Annotated[float, Field(ge=0)] | None = None
+    replay_memory_gb: Annotated[float, Field(ge=0, le=1e9)] | None = None
     """Memory on the device, in 10⁹ bytes, in which the covariances keep what the corrected
     eigenvalues need of each batch, so that these need not run the whole model again: two vectors of
     the model's width per token and MLP. Less time, the same bits; 0 keeps nothing. By default a
     quarter of what is free, or what --memory-gb leaves."""
-    save_interval: float = 600.0
+    save_interval: SaveInterval = 600.0
     """Seconds between saves of unfinished sums."""
     resume: bool = True
     """Go on with, or keep, what the same arguments left in the output folder."""
