@@ -157,6 +157,13 @@ def test_examples_without_label_tokens_are_named_and_score_zero(
     assert set(scores) == {"0"}
 
 
+def test_a_data_set_without_any_label_is_nothing_to_fit(fit_fails, tmp_path):
+    """Eigenvalues would be 0, without an inverse; the first label is never predicted."""
+    rows = [{"input_ids": ids, "labels": [5, -100][: len(ids)]} for ids in ([5, 6], [5])]
+    data = write(tmp_path / "data.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert "no example has a label token" in fit_fails(data=data)
+
+
 def damaged(factors: Path, folder: Path) -> Path:
     shutil.copytree(factors, folder)
     return folder

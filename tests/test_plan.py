@@ -181,6 +181,14 @@ def test_a_plan_writes_nothing(measured, kind):
     check_nothing_written(measured[kind])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_plan_says_what_is_free_and_how_long_loading_took(measured, kind):
+    printed = measured[kind]["planned"]["printed"]
+    assert re.search(r"^free now: .* GB of host memory, .* GB on disk at /", printed, re.M)
+    (loading,) = re.findall(r"^loading .* ([\d.]+) s$", printed, re.M)
+    assert float(loading) > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SIMPLER)
 @pytest.mark.parametrize("check", [check_memory, check_disk, check_nothing_written])

@@ -7,6 +7,7 @@ eigenvalues. Each is saved when it ends, and long ones at intervals; the same co
 where a killed one stopped and ends at the same bits.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -167,16 +168,24 @@ def _print_plan(config: FitHessiansConfig) -> Path:
     """Say what the fit would take from its beginning."""
     from if_query.fit_stages import row_errors
     from if_query.plan.fit_plan import plan_fit
+    from if_query.plan.room import describe_room
 
+    start = time.perf_counter()
     fit, _ = prepare(config)
+    loading = time.perf_counter() - start
     with row_errors(fit):
         plan = plan_fit(
             fit,
             num_groups=config.module_partitions,
             memory_gb=config.memory_gb,
             replay_memory_gb=config.replay_memory_gb,
+            loading_seconds=loading,
         )
-    for line in (*fit.tracked.describe(), *plan.describe(modules=config.plan_modules)):
+    for line in (
+        *fit.tracked.describe(),
+        *plan.describe(modules=config.plan_modules),
+        *describe_room(plan, config.output_dir),
+    ):
         print(line)
     return config.output_dir
 
@@ -231,6 +240,11 @@ def prepare(config: FitHessiansConfig) -> "tuple[Fit, dict[str, Any]]":
         vocab_size=vocabulary_size(config.model, revision=config.revision),
         max_examples=config.max_examples,
     )
+    if STAGES[config.strategy] and len(dataset.unlabelled) == len(dataset):
+        raise InputError(
+            f"{config.hessian_dataset}: no example has a label token (other than -100, and not the "
+            "first of its example), so that there is nothing to fit"
+        )
     model = load_model(
         config.model,
         revision=config.revision,

@@ -6,6 +6,7 @@ For every query q and training example t, score[q, t] = g_qᵀ (F + λI)⁻¹ g_
 in nats per unit weight of one training example. The factors folder is only read.
 """
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -186,9 +187,13 @@ def _report(config: RunQueryConfig) -> None:
 def _print_plan(config: RunQueryConfig) -> Path:
     """Say what the run would take from its beginning."""
     from if_query.plan.query_plan import plan_query
+    from if_query.plan.room import describe_room
 
+    start = time.perf_counter()
     run, store = prepare(config)
-    for line in plan_query(run, store).describe(modules=config.plan_modules):
+    plan = plan_query(run, store, loading_seconds=time.perf_counter() - start)
+    lines = plan.describe(modules=config.plan_modules)
+    for line in (*lines, *describe_room(plan, config.output_dir)):
         print(line)
     return config.output_dir
 

@@ -22,12 +22,13 @@ _ROW_SECONDS = 2e-6
 """Of a row of a table, and of a number in it, about."""
 
 
-def plan_query(run: Run, store: FactorStore) -> Plan:
+def plan_query(run: Run, store: FactorStore, *, loading_seconds: float = 0.0) -> Plan:
     """Plan a query run from the beginning; nothing is written.
 
     Args:
         run: with no factors in memory.
         store: the factors.
+        loading_seconds: what it took to come here.
 
     Raises:
         InputError: if one query by itself does not fit into a stated memory.
@@ -35,7 +36,7 @@ def plan_query(run: Run, store: FactorStore) -> Plan:
     loaded = peak_memory()
     trials = QueryTrials(run, store.strategy)
     memory = choose_memory(run, store, trials)
-    return _QueryPlan(run, store, trials, memory, loaded).plan()
+    return _QueryPlan(run, store, trials, memory, loaded, loading_seconds).plan()
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,7 @@ class _QueryPlan:
     trials: QueryTrials
     memory: QueryMemory
     loaded: Memory
+    loading_seconds: float
 
     def plan(self) -> Plan:
         run, memory = self.run, self.memory
@@ -56,7 +58,8 @@ class _QueryPlan:
         kept = memory.factors + memory.per_query * memory.queries_at_once
         read = sum(self._factor_bytes()) / storage_rate()
         reads = len(queries.seconds) if memory.factors_on_disk else 1
-        stages = [StagePlan("loading", self.loaded.host, self.loaded.device, 0, 0.0)]
+        loaded, seconds = self.loaded, self.loading_seconds
+        stages = [StagePlan("loading", loaded.host, loaded.device, 0, seconds)]
         stages.append(
             self._stage("queries", queries.peak, kept, arrays, queries.seconds.sum() + reads * read)
         )
