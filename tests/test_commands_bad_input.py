@@ -292,6 +292,8 @@ def test_a_full_disk_is_named_and_leaves_no_partial_file(
         (["--factor-batch-size", "0"], "factor"),
         (["--layer-stride", "0"], "layer"),
         (["--modules", "nothing_here"], "selects no linear map"),
+        (["--modules", "lm_head"], "lm_head is the output head"),
+        (["--modules", ""], "lm_head is the output head"),
         (["--device", "abacus"], "abacus"),
         (["--memory-gb", "inf"], "--memory-gb: input should be less"),
         (["--memory-gb", "1e300"], "--memory-gb: input should be less"),

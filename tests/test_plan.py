@@ -243,7 +243,9 @@ def test_a_memory_that_nothing_fits_into_is_one_line_and_writes_nothing(
     query = ["--factors-dir", str(factors), "--train-json", str(pair_files[0])]
     query += ["--query-json", str(pair_files[1])]
     fit = [*data, "--strategy", "diagonal"]
-    for main, more in ((fit_hessians.main, fit), (run_query.main, query)):
+    groups = [*fit, "--module-partitions", "2"]
+    mains = (fit_hessians.main, fit_hessians.main, run_query.main)
+    for main, more in zip(mains, (fit, groups, query), strict=True):
         capsys.readouterr()
         output = ["--output-dir", str(tmp_path / "none"), "--memory-gb", "0.001"]
         with pytest.raises(SystemExit) as leaving:

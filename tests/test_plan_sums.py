@@ -12,13 +12,14 @@ import pytest
 import torch
 from if_query import query_memory, run_query
 from if_query.device_memory import Memory
+from if_query.errors import InputError
 from if_query.factors import FactorStore
 from if_query.fit_hessians import FitHessiansConfig
 from if_query.fit_hessians import prepare as prepare_fit
 from if_query.fit_stages import run_stages
-from if_query.plan import fit_plan, query_plan, room
+from if_query.plan import fit_plan, fit_trials, query_plan, replay, room
 from if_query.plan.eigen_costs import EigenCosts
-from if_query.plan.fit_trials import StageTrial
+from if_query.plan.fit_trials import StageTrial, choose_capacities
 from if_query.plan.query_trials import QueryTrials
 from if_query.plan.replay import Replay
 from if_query.plan.report import Plan, StagePlan
@@ -194,7 +195,11 @@ def test_memory_for_queries_is_what_the_trials_and_the_factors_leave(planned_que
     needed = trials.peak.host + 3 * largest + one_query
     with pytest.raises(run_query.InputError, match=f"needs {needed / 1e9:.4g} GB"):
         chosen(3 * largest + 0.5 * one_query)
-    # A share of what is free, where nothing is stated; never none.
+    # Memory for queries alone is within the whole, and one is held whatever it says.
+    assert chosen(factors * 2 + 1.5 * one_query, query_memory_gb=1.0).queries_at_once == 2
+    assert chosen(3 * largest + 1.5 * one_query, query_memory_gb=1.0).queries_at_once == 1
+    assert chosen(factors * 2 + 2 * one_query, query_memory_gb=1e-9).queries_at_once == 1
+    # A share of what is free, where nothing is stated.
     free = factors * 2 + 10 * one_query
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(query_memory, "free_memory", lambda devices: free)
@@ -232,6 +237,12 @@ def test_tables_take_about_what_was_foretold(
         assert 0 < texts < found.disk_left / 2
     else:
         assert found.disk_left == pytest.approx(taken, rel=0.25)
+
+
+def test_of_all_rows_no_more_are_kept_than_there_are(planned_query):
+    every, half, one = (planned_query(top_k=count)[1].disk_left for count in (None, 3, 1))
+    assert every - half == pytest.approx(0, abs=20)  # the metadata say which
+    assert half - one > 2 * 4 * 10  # four of six rows of both queries
 
 
 # fit-hessians
@@ -370,6 +381,99 @@ def test_kfac_makes_eigenvalues_map_by_map_without_a_pass(planned_fit, stage_fil
     both = sum(stage_files["eigenbases"].values()) + sum(stage_files["eigenvalues"].values())
     assert stages["eigenvalues"].disk == both
     assert stages["eigenvalues"].seconds == pytest.approx(both / RATE)
+
+
+# What fits
+
+
+def given_trials(fit) -> dict[str, StageTrial]:
+    return {
+        stage: StageTrial(FIRST[stage], PLAIN[stage], {}, fit.budgets[stage]) for stage in FIRST
+    }
+
+
+def test_maps_go_in_groups_where_the_trials_leave_no_room_for_all(planned_fit, monkeypatch):
+    _, _, fit, _ = planned_fit()
+    maps, trials = fit.tracked.maps.values(), given_trials(fit)
+    peaks = {stage: trial.peak.host for stage, trial in FIRST.items()}
+    sizes = [4 * (one.d_in**2 + one.d_out**2) for one in maps]
+    values = [4 * one.d_in * one.d_out for one in maps]
+    total = {"covariances": sum(sizes), "eigenvalues": sum(sizes) + sum(values)}
+    largest = {"covariances": max(sizes)}
+    largest["eigenvalues"] = max(map(sum, zip(sizes, values, strict=True)))
+
+    def chosen(memory, num_groups=None):
+        return choose_capacities(fit, num_groups=num_groups, memory_gb=memory, trials=trials)
+
+    plenty, lines = chosen(1.0)
+    assert plenty == pytest.approx({stage: 10**9 - peaks[stage] for stage in peaks}, abs=2)
+    assert lines == []
+    needs_most = max(peaks, key=lambda stage: peaks[stage] + total[stage])
+    capacities, lines = chosen((peaks[needs_most] + total[needs_most] - 9) / 1e9)
+    assert capacities[needs_most] == pytest.approx(total[needs_most] - 9, abs=2)
+    (line,) = lines
+    assert line.startswith(f"statistics of {needs_most} take")
+    assert "so the maps go in 2 groups" in line
+    least = max(peaks, key=lambda stage: peaks[stage] + largest[stage])
+    chosen((peaks[least] + largest[least] + 9) / 1e9)
+    with pytest.raises(InputError, match=f"{least} need .* one linear map at a time"):
+        chosen((peaks[least] + largest[least] - 9) / 1e9)
+    # Groups that were asked for have to fit too.
+    asked, lines = chosen(None, 3)
+    assert lines == []
+    assert chosen(1.0, 3)[0] == asked
+    needs_most = max(peaks, key=lambda stage: peaks[stage] + asked[stage])
+    chosen((peaks[needs_most] + asked[needs_most] + 9) / 1e9, 3)
+    with pytest.raises(InputError, match=f"{needs_most} in 3 groups need .*--module-partitions"):
+        chosen((peaks[needs_most] + asked[needs_most] - 9) / 1e9, 3)
+    # Where nothing is stated: what is free beside what is held, and no trial where there is plenty.
+    monkeypatch.setattr(fit_trials, "held_memory", lambda: Memory(800_000))
+    monkeypatch.setattr(fit_trials, "USABLE_SHARE", 0.5)
+    for free, expected in ((4 * total["eigenvalues"] + 9, {}), (300_000, None)):
+        monkeypatch.setattr(fit_trials, "free_memory", lambda devices, free=free: free)
+        if expected is None:
+            monkeypatch.setattr(fit_trials, "SAFE_SHARE", 0.0)
+            expected = {
+                stage: max(800_000 + 150_000 - peaks[stage], largest[stage]) for stage in peaks
+            }
+        assert chosen(None)[0] == expected
+
+
+def test_room_for_replays_is_what_was_asked_for_within_a_stated_memory(planned_fit, monkeypatch):
+    _, _, fit, _ = planned_fit()
+    trials = given_trials(fit)
+    capacities = {"covariances": 10_000, "eigenvalues": 10**9}
+    every = sum(
+        4 * (one.d_in**2 + one.d_out**2 + one.d_in * one.d_out) for one in fit.tracked.maps.values()
+    )
+    monkeypatch.setattr(replay, "free_memory", lambda devices: 8_000_000)
+    monkeypatch.setattr(replay, "held_memory", lambda: Memory(1_000_000))
+
+    def room(asked=None, memory=None, trials=trials, fit=fit):
+        return replay.choose_replay_bytes(
+            fit, asked_gb=asked, memory_gb=memory, capacities=capacities, trials=trials
+        )
+
+    left = 10**6 - max(900_000 + 10_000, 800_000 + every)
+    assert left == 90_000
+    assert room(memory=0.001) == left
+    assert room(asked=0.5, memory=0.001) == left
+    assert room(asked=1e-6, memory=0.001) == 1000
+    assert room(asked=0.5) == 5 * 10**8
+    assert room() == 2 * 10**6
+    assert room(memory=0.0005) == 0
+    assert room(memory=0.001, trials={}) == 0
+    monkeypatch.setattr(replay, "REPLAY_SHARE", 0.9)
+    assert room() == 1_000_000 + 7_200_000 - max(900_000 + 10_000, 800_000 + every)
+    assert room(trials={}) == 7_200_000
+    for budgets in ({"covariances": 8, "eigenvalues": 9},):
+        assert room(asked=0.5, fit=replace(fit, budgets=budgets)) == 0
+    assert room(asked=0.5, fit=replace(fit, covariance_rows=fit.covariance_rows[1:])) == 0
+
+
+def test_batches_are_kept_from_the_first_on_as_long_as_they_fit_together():
+    found = Replay(np.array([5.0, 3.0, 1.0]), np.zeros(3))
+    assert [found.kept(room) for room in (0, 4, 5, 7, 8, 9, 99)] == [0, 0, 1, 1, 2, 3, 3]
 
 
 # What there is

@@ -104,6 +104,7 @@ class FitHessiansConfig:
 
 
 RESULT_FIELDS = (
+    "format",
     "model_fingerprint",
     "dataset_fingerprint",
     "strategy",
@@ -253,6 +254,14 @@ def prepare(config: FitHessiansConfig) -> "tuple[Fit, dict[str, Any]]":
         device_map=config.device_map,
     )
     tracked = select_maps(model, config.modules, config.layer_stride)
+    head = model.get_output_embeddings()
+    for name, one in tracked.maps.items():
+        if head in one.modules:
+            raise InputError(
+                f"--modules {config.modules}: {name} is the output head, which cannot be tracked "
+                "(it runs only where a label is predicted); leave it out, for example by "
+                "--modules all"
+            )
     longest = int(dataset.lengths.max())
     covariance_rows = dataset.share(config.covariance_share)
     budgets = {

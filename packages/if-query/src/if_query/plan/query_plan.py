@@ -1,18 +1,22 @@
 """The plan of run-query."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
 import torch
 
 from if_query.device_memory import Memory, held_memory, is_host, peak_memory
 from if_query.factors import FactorStore
+from if_query.pairs import Pair
 from if_query.plan.query_trials import QueryTrials
 from if_query.plan.report import ModulePlan, Plan, StagePlan
 from if_query.plan.sizes import factor_bytes, query_bytes
 from if_query.plan.trials import storage_rate
 from if_query.query_memory import QueryMemory, choose_memory
 from if_query.query_pass import Run
+from if_query.tables import Format
 
 _CHARACTERS_PER_SCORE = 13
 """Of nine significant digits, with sign, point and leading zeros or exponent, about."""
@@ -114,11 +118,7 @@ class _QueryPlan:
         config, run = self.run.config, self.run
         num_queries = len(run.queries.pairs)
         kept, num_tokens = self._num_rows()
-        texts = sum(
-            len(f"{pair.pair_id},{pair.prompt},{pair.completion},".encode())
-            + sum(len(str(value)) + 1 for value in pair.extras.values())
-            for pair in (*run.queries.pairs, *run.train.pairs)
-        )
+        texts = _text_bytes([*run.queries.pairs, *run.train.pairs], config.format)
         matrix = 4 * num_queries * len(run.train.pairs)
         if config.format == "parquet":
             names, score = 1, _PARQUET_BYTES_PER_SCORE
@@ -182,3 +182,14 @@ class _QueryPlan:
                 self.run.tracked.maps.items(), self._factor_bytes(), strict=True
             )
         ]
+
+
+def _text_bytes(pairs: Sequence[Pair], table_format: Format) -> int:
+    """What ids, texts and further fields of pairs take in a table; Parquet compresses them."""
+    rows = "".join(
+        ",".join([pair.pair_id, pair.prompt, pair.completion, *map(str, pair.extras.values()), ""])
+        for pair in pairs
+    ).encode()
+    if table_format == "csv":
+        return len(rows)
+    return len(pa.compress(rows, codec="snappy", asbytes=True))
