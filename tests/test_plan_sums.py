@@ -463,9 +463,9 @@ def test_room_for_replays_is_what_was_asked_for_within_a_stated_memory(planned_f
     assert room() == 2 * 10**6
     assert room(memory=0.0005) == 0
     assert room(memory=0.001, trials={}) == 0
-    monkeypatch.setattr(replay, "REPLAY_SHARE", 0.9)
+    monkeypatch.setattr(replay, "REPLAY_SHARE", 1.0)
     assert room() == 1_000_000 + 7_200_000 - max(900_000 + 10_000, 800_000 + every)
-    assert room(trials={}) == 7_200_000
+    assert room(trials={}) == 8_000_000
     for budgets in ({"covariances": 8, "eigenvalues": 9},):
         assert room(asked=0.5, fit=replace(fit, budgets=budgets)) == 0
     assert room(asked=0.5, fit=replace(fit, covariance_rows=fit.covariance_rows[1:])) == 0
