@@ -87,7 +87,7 @@ class Config:
 def main(config: Config) -> None:
     """Measure, print the table, write the rows."""
     console = Console()
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in config.systems}
+    runs: dict[SystemName, list[dict[str, Any]]] = {name: [] for name in config.systems}
     for round_number in range(config.repeats):
         order = config.systems if round_number % 2 else config.systems[::-1]
         for name in order:
@@ -219,10 +219,10 @@ SYSTEMS: dict[str, Callable[[torch.nn.Module, list[Any], list[Any]], Tensor]] = 
 }
 
 
-def build_model(config: Config) -> Olmo2ForCausalLM:
+def build_model(config: Config) -> torch.nn.Module:
     """A randomly initialised OLMo-2."""
     torch.manual_seed(config.seed)
-    return Olmo2ForCausalLM(
+    model: torch.nn.Module = Olmo2ForCausalLM(
         Olmo2Config(
             vocab_size=config.vocab,
             hidden_size=config.width,
@@ -231,7 +231,8 @@ def build_model(config: Config) -> Olmo2ForCausalLM:
             num_attention_heads=4,
             max_position_embeddings=config.max_length,
         )
-    ).eval()
+    )
+    return model.eval()
 
 
 def make_loader(config: Config, device: str, part: str) -> list[dict[str, Tensor]]:

@@ -145,7 +145,8 @@ def make_vectors(kind: str, dim: int, generator: torch.Generator) -> Tensor:
         places = torch.randint(0, dim, (8,), generator=generator)
         vectors = torch.zeros(16, dim)
         vectors[:, places] = torch.randn(16, 8, generator=generator) + 1
-    return vectors / vectors.norm(dim=1, keepdim=True)
+    unit: Tensor = vectors / vectors.norm(dim=1, keepdim=True)
+    return unit
 
 
 def inner_product_error(vectors: Tensor, projected: Tensor) -> float:

@@ -21,6 +21,7 @@ a figure with a panel for each factor. About 8 minutes on two idle CPU cores.
 """
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -163,7 +164,7 @@ def measure_point(config: BenchConfig) -> Point:
         for _ in range(config.repeats):
             seconds["plain pass"].append(timed(config, lambda: plain_pass(model, batches))[0])
             for stage in STAGES:
-                seconds[stage].append(timed(config, lambda stage=stage: system.run(stage))[0])
+                seconds[stage].append(timed(config, partial(system.run, stage))[0])
     return Point(0, seconds, peak, arithmetic(config))
 
 

@@ -206,7 +206,8 @@ def with_the_answer(task: AttributionTask) -> np.ndarray:
         (constants == query.answer.strip()) & (task.chains != query.base_function)
         for query in task.queries
     ]
-    return np.array(same) | task.relevance
+    either: np.ndarray = np.array(same) | task.relevance
+    return either
 
 
 def put_last(scores: np.ndarray, unwanted: np.ndarray) -> np.ndarray:

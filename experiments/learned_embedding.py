@@ -94,7 +94,7 @@ def main(config: Config) -> None:
         f"new {accuracy['new']:.2f} (chance {world.chance:.2f})"
     )
     texts = read_texts(world, config.features)
-    rows = []
+    rows: list[dict[str, Any]] = []
     jobs = [(seed, feature) for seed in range(config.seeds) for feature in config.features]
     for seed, feature in tqdm(jobs, desc="splits and features"):
         rows += study(

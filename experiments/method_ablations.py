@@ -171,7 +171,7 @@ def scored(task: AttributionTask, config: Config) -> Iterator[tuple[Setting, np.
                 yield Setting(name, "layers", layer_name(layer)), score(pair, (layer,), reference)
             yield Setting(name, "layers", "mean"), score(pair, every[1:], reference)
             for how in ("none", "z-score", "whiten"):
-                options = replace(reference, normalisation=how)  # type: ignore[arg-type]
+                options = replace(reference, normalisation=how)
                 yield Setting(name, "normalisation", how), score(pair, every[1:], options)
             for how in ("cosine", "dot"):
                 options = replace(reference, similarity=how)  # type: ignore[arg-type]
@@ -268,6 +268,7 @@ def draw(path: Path, found: dict[Setting, dict[str, Any]], chance: float) -> Non
 
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
+    from matplotlib.lines import Line2D
 
     panels = [
         ("pooling", "pooling"),
@@ -312,7 +313,7 @@ def draw(path: Path, found: dict[Setting, dict[str, Any]], chance: float) -> Non
     for axis in axes[:, 0]:
         axis.set_ylabel("precision@10", fontsize=8)
     handles = [
-        plt.Line2D([], [], color=colours[name], marker="o", markersize=4, linewidth=1, label=title)
+        Line2D([], [], color=colours[name], marker="o", markersize=4, linewidth=1, label=title)
         for name, title in TITLES.items()
     ]
     marks = (
@@ -321,11 +322,11 @@ def draw(path: Path, found: dict[Setting, dict[str, Any]], chance: float) -> Non
         ("^", "0.3", "at the last layer only"),
     )
     handles += [
-        plt.Line2D([], [], color="0.3", marker=marker, markerfacecolor=face, markersize=4,
+        Line2D([], [], color="0.3", marker=marker, markerfacecolor=face, markersize=4,
                    linewidth=0, label=label)
         for marker, face, label in marks
     ]  # fmt: skip
-    handles.append(plt.Line2D([], [], color="0.5", linewidth=0.8, linestyle=":", label="chance"))
+    handles.append(Line2D([], [], color="0.5", linewidth=0.8, linestyle=":", label="chance"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=7, frameon=False)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=160, format="png")

@@ -123,14 +123,12 @@ def train(config: Config, seed: int, policy: str) -> dict[str, Any]:
     if policy == "influence":
         calculator = MixtureWeightCalculator(
             model,
-            {"domain": DataLoader(data["probe"], batch_size=16)},
+            {"domain": loader(data["probe"])},
             bounds,
             config.method,
             influence_config=InfluenceConfig(),
         )
-        measured = {
-            name: DataLoader(data[name][: config.num_measured], batch_size=16) for name in SOURCES
-        }
+        measured = {name: loader(data[name][: config.num_measured]) for name in SOURCES}
         tracker = InfluenceTracker(calculator, measured, mixture)
         tracker.attach(trainer)
         trainer.train()
@@ -143,6 +141,11 @@ def train(config: Config, seed: int, policy: str) -> dict[str, Any]:
         if "eval_loss" in entry
     }
     return {"seed": seed, "policy": policy, "evaluation_loss": losses, "weights": history}
+
+
+def loader(examples: list[dict[str, torch.Tensor]]) -> DataLoader[Any]:
+    """Batches of 16; a list serves as a data set."""
+    return DataLoader(examples, batch_size=16)  # type: ignore[arg-type]
 
 
 def make_data(config: Config, seed: int) -> dict[str, list[dict[str, torch.Tensor]]]:

@@ -11,6 +11,8 @@ from typing import Any
 import paraphrase_cases
 import pytest
 import torch
+from hops.world import build_world
+from lds_cases import TINY
 from method_script_cases import EXPERIMENTS, documents, write
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
@@ -226,6 +228,39 @@ def run_method(method_script, methods, two_models, tmp_path):
         return path
 
     return run
+
+
+# Retrained models, and the scripts over them
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Documents, queries and two trained models."""
+    return build_world(tmp_path_factory.mktemp("world"), preset=TINY).output_dir
+
+
+@pytest.fixture
+def script_utils(monkeypatch):
+    """The modules that the scripts share, as `uv run` would import them."""
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    names = ("retrained_bank", "retrained_models", "leave_out", "worlds", "scored_methods")
+    modules = {name: importlib.import_module(f"utils.{name}") for name in names}
+    modules["task"] = importlib.import_module("utils.attribution_task").AttributionTask
+    return modules
+
+
+@pytest.fixture
+def tiny_task(script_utils, tiny_world):
+    return script_utils["task"].read(script_utils["worlds"].task_of_world(tiny_world))
+
+
+@pytest.fixture
+def lds_scripts(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    return {name: importlib.import_module(name) for name in ("lds", "leaderboard")}
+
+
+# Paraphrases
 
 
 @pytest.fixture

@@ -157,6 +157,13 @@ def test_examples_without_label_tokens_are_named_and_score_zero(
     assert set(scores) == {"0"}
 
 
+def test_a_data_set_without_any_label_is_nothing_to_fit(fit_fails, tmp_path):
+    """Eigenvalues would be 0, without an inverse; the first label is never predicted."""
+    rows = [{"input_ids": ids, "labels": [5, -100][: len(ids)]} for ids in ([5, 6], [5])]
+    data = write(tmp_path / "data.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert "no example has a label token" in fit_fails(data=data)
+
+
 def damaged(factors: Path, folder: Path) -> Path:
     shutil.copytree(factors, folder)
     return folder
@@ -285,16 +292,63 @@ def test_a_full_disk_is_named_and_leaves_no_partial_file(
         (["--factor-batch-size", "0"], "factor"),
         (["--layer-stride", "0"], "layer"),
         (["--modules", "nothing_here"], "selects no linear map"),
+        (["--modules", "lm_head"], "lm_head is the output head"),
+        (["--modules", ""], "lm_head is the output head"),
         (["--device", "abacus"], "abacus"),
+        (["--memory-gb", "inf"], "--memory-gb: input should be less"),
+        (["--memory-gb", "1e300"], "--memory-gb: input should be less"),
+        (["--replay-memory-gb", "inf"], "--replay-memory-gb: input should be less"),
+        (["--save-interval", "nan"], "--save-interval: input should be greater"),
+        (["--save-interval", "-1"], "--save-interval: input should be greater"),
     ],
 )
 def test_bad_flags_of_fit_hessians(fit_fails, more, named):
     assert named in fit_fails(more=more)
 
 
-def test_bad_flags_of_run_query(query_fails):
-    assert "damping" in query_fails(more=["--damping", "-1"])
-    assert "query" in query_fails(more=["--query-rank", "0"])
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--damping", "-1"], "--damping: input should be greater"),
+        (["--damping", "inf"], "--damping: input should be a finite number"),
+        (["--query-rank", "0"], "--query-rank: input should be greater"),
+        (["--memory-gb", "inf"], "--memory-gb: input should be less"),
+        (["--query-memory-gb", "inf"], "--query-memory-gb: input should be less"),
+        (["--save-interval", "nan"], "--save-interval: input should be greater"),
+    ],
+)
+def test_bad_flags_of_run_query(query_fails, more, named):
+    assert named in query_fails(more=more)
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--memory-gb", "expected a number"),
+        ("--covariance-share", "expected a number"),
+        ("--module-partitions", "expected a whole number"),
+        ("--factor-batch-size", "expected a whole number"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_what_is_no_number_is_named_without_the_types_behind_it(
+    fit_fails, monkeypatch, flag, expected, encoding
+):
+    """However the terminal draws the box that messages come in."""
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    for value in ("many", ""):
+        line = fit_fails(more=[flag, value])
+        assert line == f"error: {flag}: {expected}, got {value!r} (see fit-hessians --help)"
+
+
+def test_more_examples_than_can_be_counted_are_all_of_them(
+    make_model_folder, token_data, tmp_path, capsys
+):
+    fit_hessians.main(
+        f"--model {make_model_folder()} --hessian-dataset {token_data} --strategy identity "
+        f"--output-dir {tmp_path / 'f'} --dtype float32 --max-examples {10**20}".split()
+    )
+    assert json.loads((tmp_path / "f" / "metadata.json").read_text())["num_examples"] == 14
 
 
 def test_missing_flags_are_one_line(capsys):

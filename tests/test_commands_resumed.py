@@ -94,6 +94,30 @@ def test_a_finished_fit_is_kept_and_other_arguments_are_refused(
     assert bits_of(fitted) == before
 
 
+def test_a_fit_of_another_format_is_not_gone_on_with(
+    make_model_folder, token_data, tmp_path, capsys
+):
+    """Otherwise it would be found at the end of the fit."""
+    folder = fit(make_model_folder(), token_data, tmp_path / "f", "--strategy", "diagonal")
+    content = {**metadata_of(folder), "format": 0, "status": "fitting"}
+    content["checksums"] = {}
+    (folder / "metadata.json").write_text(json.dumps(content))
+    before = bits_of(folder)
+    with pytest.raises(SystemExit):
+        fit(make_model_folder(), token_data, folder, "--strategy", "diagonal")
+    assert "format was 0, now 1" in capsys.readouterr().err
+    assert bits_of(folder) == before
+
+
+def test_what_differs_is_named_without_all_of_it(make_model_folder, token_data, fitted, capsys):
+    with pytest.raises(SystemExit):
+        fit(make_model_folder(), token_data, fitted, "--modules", "attention")
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if "error:" in one]
+    assert "tracked_modules was {'model.layers.0.mlp" in line
+    assert "now {'model.layers.0.self_attn" in line
+    assert len(line) < 250 + len(str(fitted))
+
+
 def test_overwrite_replaces_factors_but_nothing_else(make_model_folder, token_data, tmp_path):
     folder = fit(make_model_folder(), token_data, tmp_path / "f", "--strategy", "diagonal")
     before = bits_of(folder)

@@ -182,6 +182,14 @@ def test_a_plan_writes_nothing(measured, kind):
     check_nothing_written(measured[kind])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_plan_says_what_is_free_and_how_long_loading_took(measured, kind):
+    printed = measured[kind]["planned"]["printed"]
+    assert re.search(r"^free now: .* GB of host memory, .* GB on disk at /", printed, re.M)
+    (loading,) = re.findall(r"^loading .* ([\d.]+) s$", printed, re.M)
+    assert float(loading) > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SIMPLER)
 @pytest.mark.parametrize("check", [check_memory, check_disk, check_nothing_written])
@@ -255,7 +263,9 @@ def test_a_memory_that_nothing_fits_into_is_one_line_and_writes_nothing(
     query = ["--factors-dir", str(factors), "--train-json", str(pair_files[0])]
     query += ["--query-json", str(pair_files[1])]
     fit = [*data, "--strategy", "diagonal"]
-    for main, more in ((fit_hessians.main, fit), (run_query.main, query)):
+    groups = [*fit, "--module-partitions", "2"]
+    mains = (fit_hessians.main, fit_hessians.main, run_query.main)
+    for main, more in zip(mains, (fit, groups, query), strict=True):
         capsys.readouterr()
         output = ["--output-dir", str(tmp_path / "none"), "--memory-gb", "0.001"]
         with pytest.raises(SystemExit) as leaving:

@@ -158,9 +158,9 @@ def test_the_memory_that_is_stated_bounds_what_is_kept(
     with monkeypatch.context() as patch:
         patch.setattr("if_query.plan.replay.free_memory", lambda devices: 8_000)
         fit(model, token_data, tmp_path / "free")
-    assert rooms[-1] == 2_000
-    fit(model, token_data, tmp_path / "both", "--memory-gb", "64", "--module-partitions", "2")
-    assert rooms[-1] == 0
+        assert rooms[-1] == 2_000
+        fit(model, token_data, tmp_path / "both", "--memory-gb", "64", "--module-partitions", "2")
+        assert rooms[-1] == 2_000
     fit(model, token_data, tmp_path / "asked", "--memory-gb", "64", *PLENTY)
     assert rooms[-1] == 10**9
 

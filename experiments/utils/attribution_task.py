@@ -151,7 +151,8 @@ class AttributionTask:
     @cached_property
     def states_value(self) -> Bool[np.ndarray, "query document"]:
         """True where a document that taught a query's answer also states it."""
-        return self.relevance & np.array([one.states_value for one in self.documents])
+        stated: np.ndarray = self.relevance & np.array([one.states_value for one in self.documents])
+        return stated
 
     @cached_property
     def chains(self) -> np.ndarray:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from if_query.errors import InputError
 from pydantic.dataclasses import dataclass
 from tqdm import tqdm
@@ -146,9 +147,12 @@ class CausalPatching(LayeredMethod):
             total=len(task.queries) * num_documents, desc="patched", unit=" documents"
         ) as bar:
             for index, query in enumerate(task.query_examples):
-                by_layer = task.parts.get(
-                    f"query_{index:05d}", lambda query=query: patcher.scores(query).numpy()
-                )
+
+                def patched(query: Any = query) -> np.ndarray:
+                    scores: np.ndarray = patcher.scores(query).numpy()
+                    return scores
+
+                by_layer = task.parts.get(f"query_{index:05d}", patched)
                 found.append(torch.from_numpy(by_layer))
                 bar.update(num_documents)
         return self.over_layers(torch.stack(found, dim=1), task)

@@ -69,7 +69,8 @@ class TracIn(Method):
             )
             for run, one in stages
         ]
-        return np.sum(parts, axis=0)
+        total: Scores = np.sum(parts, axis=0)
+        return total
 
     def _at(self, task: AttributionTask, run: Any, checkpoint: Any, passes: float) -> Scores:
         """One checkpoint's part: 0 for what its run did not read, frozen embeddings left out."""

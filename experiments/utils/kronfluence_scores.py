@@ -85,7 +85,8 @@ def kronfluence_scores(
             return names
 
         def get_attention_mask(self, batch: Any) -> Tensor:
-            return batch["mask"]
+            mask: Tensor = batch["mask"]
+            return mask
 
     def as_batch(some: Sequence[Example]) -> dict[str, Tensor]:
         batch = collate(some)

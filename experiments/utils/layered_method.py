@@ -159,7 +159,8 @@ def in_portions(
             portion = examples[start : start + PORTION]
 
             def compute(portion: Sequence[Any] = portion) -> np.ndarray:
-                return method.vectors(task, portion).values.numpy()
+                own: np.ndarray = method.vectors(task, portion).values.numpy()
+                return own
 
             try:
                 values = task.parts.get(f"{name}_{start:08d}", compute)
@@ -168,6 +169,5 @@ def in_portions(
                 raise AttributionError(f"{name}{place}: {error}") from error
             found.append(torch.from_numpy(values))
             bar.update(len(portion))
-    values = torch.cat(found, dim=1)
     layers = resolve_layers(method.layers, num_layers_of(task.new_model))
-    return LayerVectors(values, layers, f"vector ({name})")
+    return LayerVectors(torch.cat(found, dim=1), layers, f"vector ({name})")

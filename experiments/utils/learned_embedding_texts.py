@@ -41,7 +41,8 @@ class Examples:
     @property
     def relevance(self) -> np.ndarray:
         """True where the document is about the function asked [query, document]."""
-        return self.asked[:, None] == self.about
+        taught: np.ndarray = self.asked[:, None] == self.about
+        return taught
 
 
 def read_texts(world: Any, features: Sequence[str]) -> Texts:

@@ -105,7 +105,9 @@ def train(
     """
     generator = torch.Generator().manual_seed(seed)
     width = examples.documents.shape[1]
-    projection = torch.nn.utils.skip_init(torch.nn.Linear, width, width, bias=False)
+    projection: torch.nn.Linear = torch.nn.utils.skip_init(
+        torch.nn.Linear, width, width, bias=False
+    )
     torch.nn.init.eye_(projection.weight)
     optimizer = torch.optim.AdamW(projection.parameters(), lr=learning_rate, weight_decay=0.0)
     functions = np.unique(examples.asked)
@@ -129,7 +131,8 @@ def train(
 
     def one_each(side: str) -> Tensor:
         places = [own[torch.randint(len(own), (1,), generator=generator)] for own in rows[side]]
-        return projection(getattr(examples, side)[torch.cat(places)])
+        projected: torch.Tensor = projection(getattr(examples, side)[torch.cat(places)])
+        return projected
 
     for _ in range(steps):
         anchors, positives = one_each("queries"), one_each("documents")

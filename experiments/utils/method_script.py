@@ -50,7 +50,7 @@ def run_method(
         [
             ("task", OmitArgPrefixes[TaskArguments]),
             ("output", OmitArgPrefixes[OutputArguments]),
-            ("method", OmitArgPrefixes[kind], field(default=method)),  # type: ignore[valid-type]
+            ("method", OmitArgPrefixes[kind], field(default=method)),  # type: ignore[valid-type, misc]
         ],
         frozen=True,
     )
@@ -199,7 +199,10 @@ def resolved_arguments(
     given = vars(task.arguments) | vars(method) | {"cutoffs": output.cutoffs}
     given = {key: value for key, value in given.items() if not key.startswith("__")}
     given |= {"output": output.output, "device": task.device}
-    read = {"dataset": [task.arguments.dataset], "queries": [task.arguments.queries]}
+    read: dict[str, Sequence[Path | None]] = {
+        "dataset": [task.arguments.dataset],
+        "queries": [task.arguments.queries],
+    }
     for flag in ("old", "new"):
         folder = Path(getattr(task.arguments, flag) or "")
         is_asked = method.needs_new and getattr(task.arguments, flag) is not None

@@ -8,20 +8,30 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 import yaml
+from pydantic import Field
 
 from if_query.errors import InputError
 
 T = TypeVar("T")
+
+Gigabytes = Annotated[float, Field(gt=0, le=1e9)]
+"""Memory in 10⁹ bytes: a number that is one, and no infinity."""
+SaveInterval = Annotated[float, Field(ge=0)]
+"""Seconds; infinity never saves."""
 
 _INVALID = re.compile(
     r"validation errors? for \w+ (?P<field>\w+) (?P<reason>.+?) "
     r"\[type=\w+, input_value=(?P<value>.*?), input_type=\w+\]"
 )
 """The first value that the configuration class refuses, as tyro passes it on."""
+_UNREADABLE = re.compile(
+    r"^Error parsing (?P<flag>--[\w-]+): .*?(?P<kind>INT|FLOAT|int|float)\b.*?'(?P<value>[^']*)'"
+)
+"""A value that is not even a number."""
 _BOX = re.compile(r"^[╭│╰]\s?|\s*[│╮╯]$")
 
 
@@ -98,9 +108,9 @@ def _flags_of(path: Path) -> list[str]:
 def _one_line(complaint: str, program: str) -> str:
     """The title and the first part of a boxed message."""
     lines = [_BOX.sub("", line).strip() for line in complaint.splitlines()]
-    body = []
-    for line in lines[1:]:
-        if set(line) <= {"─"} or line.startswith("──"):
+    body: list[str] = []
+    for line in lines[2 if _is_rule("".join(lines[1:2])) else 1 :]:
+        if not line or _is_rule(line):
             break
         body.append(line)
     title = lines[0].strip("─ ") if lines else "bad usage"
@@ -109,7 +119,16 @@ def _one_line(complaint: str, program: str) -> str:
         flag = f"--{invalid['field'].replace('_', '-')}"
         reason = invalid["reason"][0].lower() + invalid["reason"][1:]
         return f"{flag}: {reason}, got {invalid['value']} (see {program} --help)"
+    if unreadable := _UNREADABLE.search(text):
+        number = {"int": "a whole number", "float": "a number"}[unreadable["kind"].lower()]
+        flag, value = unreadable["flag"], unreadable["value"]
+        return f"{flag}: expected {number}, got {value!r} (see {program} --help)"
     return f"{text} (see {program} --help)" if title in text else f"{title}: {text}"
+
+
+def _is_rule(line: str) -> bool:
+    # Hyphens where the terminal has no lines to draw; then there is one below the title too.
+    return bool(line) and set(line) <= {"─", "-"}
 
 
 def describe_arguments(config: Any) -> dict[str, Any]:

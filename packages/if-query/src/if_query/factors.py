@@ -285,11 +285,19 @@ def check_agrees(
     """
     differing = [key for key in keys if found.get(key) != wanted.get(key)]
     if differing:
-        parts = [f"{key} was {found.get(key)!r}, now {wanted.get(key)!r}" for key in differing[:3]]
+        parts = [
+            f"{key} was {_shortly(found.get(key))}, now {_shortly(wanted.get(key))}"
+            for key in differing[:3]
+        ]
         raise InputError(
             f"{folder} holds results of other arguments ({'; '.join(parts)}); "
             "choose another folder, or --overwrite"
         )
+
+
+def _shortly(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def prepare_folder(folder: Path, *, overwrite: bool, resume: bool) -> dict[str, Any] | None:

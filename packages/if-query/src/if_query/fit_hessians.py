@@ -7,15 +7,16 @@ eigenvalues. Each is saved when it ends, and long ones at intervals; the same co
 where a killed one stopped and ends at the same bits.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from if_query.command_line import describe_arguments, parse
+from if_query.command_line import Gigabytes, SaveInterval, describe_arguments, parse
 from if_query.errors import InputError, command_errors
 
 if TYPE_CHECKING:
@@ -83,18 +84,18 @@ class FitHessiansConfig:
     do nothing else."""
     plan_modules: bool = False
     """The same, and map by map."""
-    memory_gb: PositiveFloat | None = None
+    memory_gb: Gigabytes | None = None
     """Memory that may be used on the device, in 10⁹ bytes, the model included; by default what is
     free. Where the statistics of all maps do not fit, the maps go in groups."""
     module_partitions: PositiveInt | None = None
     """Fit the maps in this many groups, each with its own passes over the data: less memory, the
     same bits. By default as few as fit into memory."""
-    replay_memory_gb: Annotated[float, Field(ge=0)] | None = None
+    replay_memory_gb: Annotated[float, Field(ge=0, le=1e9)] | None = None
     """Memory on the device, in 10⁹ bytes, in which the covariances keep what the corrected
     eigenvalues need of each batch, so that these need not run the whole model again: two vectors of
     the model's width per token and MLP. Less time, the same bits; 0 keeps nothing. By default a
     quarter of what is free, or what --memory-gb leaves."""
-    save_interval: float = 600.0
+    save_interval: SaveInterval = 600.0
     """Seconds between saves of unfinished sums."""
     resume: bool = True
     """Go on with, or keep, what the same arguments left in the output folder."""
@@ -103,6 +104,7 @@ class FitHessiansConfig:
 
 
 RESULT_FIELDS = (
+    "format",
     "model_fingerprint",
     "dataset_fingerprint",
     "strategy",
@@ -167,16 +169,24 @@ def _print_plan(config: FitHessiansConfig) -> Path:
     """Say what the fit would take from its beginning."""
     from if_query.fit_stages import row_errors
     from if_query.plan.fit_plan import plan_fit
+    from if_query.plan.room import describe_room
 
+    start = time.perf_counter()
     fit, _ = prepare(config)
+    loading = time.perf_counter() - start
     with row_errors(fit):
         plan = plan_fit(
             fit,
             num_groups=config.module_partitions,
             memory_gb=config.memory_gb,
             replay_memory_gb=config.replay_memory_gb,
+            loading_seconds=loading,
         )
-    for line in (*fit.tracked.describe(), *plan.describe(modules=config.plan_modules)):
+    for line in (
+        *fit.tracked.describe(),
+        *plan.describe(modules=config.plan_modules),
+        *describe_room(plan, config.output_dir),
+    ):
         print(line)
     return config.output_dir
 
@@ -231,6 +241,11 @@ def prepare(config: FitHessiansConfig) -> "tuple[Fit, dict[str, Any]]":
         vocab_size=vocabulary_size(config.model, revision=config.revision),
         max_examples=config.max_examples,
     )
+    if STAGES[config.strategy] and len(dataset.unlabelled) == len(dataset):
+        raise InputError(
+            f"{config.hessian_dataset}: no example has a label token (other than -100, and not the "
+            "first of its example), so that there is nothing to fit"
+        )
     model = load_model(
         config.model,
         revision=config.revision,
@@ -239,6 +254,14 @@ def prepare(config: FitHessiansConfig) -> "tuple[Fit, dict[str, Any]]":
         device_map=config.device_map,
     )
     tracked = select_maps(model, config.modules, config.layer_stride)
+    head = model.get_output_embeddings()
+    for name, one in tracked.maps.items():
+        if head in one.modules:
+            raise InputError(
+                f"--modules {config.modules}: {name} is the output head, which cannot be tracked "
+                "(it runs only where a label is predicted); leave it out, for example by "
+                "--modules all"
+            )
     longest = int(dataset.lengths.max())
     covariance_rows = dataset.share(config.covariance_share)
     budgets = {

@@ -70,12 +70,13 @@ def choose_memory(run: Run, store: FactorStore, trials: QueryTrials) -> QueryMem
             f"factors take {gigabytes(sum(sizes))} of {gigabytes(max(room, 0))} that are free, so "
             "they are read from disk map by map"
         )
+    left = room - factors
+    memory = left * (SHARE_FOR_QUERIES if config.memory_gb is None else 1.0)
     if config.query_memory_gb is not None:
-        memory = config.query_memory_gb * 1e9
-    else:
-        memory = (room - factors) * (SHARE_FOR_QUERIES if config.memory_gb is None else 1.0)
-    if config.memory_gb is not None and memory < per_query:
-        needed = config.memory_gb * 1e9 - memory + per_query
+        asked = config.query_memory_gb * 1e9
+        memory = asked if config.memory_gb is None else min(asked, left)
+    if config.memory_gb is not None and left < per_query:
+        needed = config.memory_gb * 1e9 - left + per_query
         raise InputError(
             f"--memory-gb {config.memory_gb:g}: one query at a time needs {gigabytes(needed)}; "
             "allow more, lower the batch sizes, or give --query-rank"

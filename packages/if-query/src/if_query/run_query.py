@@ -6,14 +6,15 @@ For every query q and training example t, score[q, t] = g_qᵀ (F + λI)⁻¹ g_
 in nats per unit weight of one training example. The factors folder is only read.
 """
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from if_query.command_line import describe_arguments, parse
+from if_query.command_line import Gigabytes, SaveInterval, describe_arguments, parse
 from if_query.errors import InputError, command_errors
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class RunQueryConfig:
     """Memory for passes over queries, as a number of the longest ones."""
     train_batch_size: PositiveInt | None = None
     """The same for training examples; shorter ones are batched under the same token budget."""
-    damping: Annotated[float, Field(ge=0)] = 0.1
+    damping: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
     """Strength of the damping of the curvature."""
     damping_kind: Literal["relative", "absolute"] = "relative"
     """Relative adds this many times the mean eigenvalue of each linear map; absolute adds it."""
@@ -65,10 +66,10 @@ class RunQueryConfig:
     """Score the end-of-sequence token after a query's completion. Turn it off to ask about the
     completion alone, where training texts would go on after it: an end that the model does not
     expect has a large gradient of its own, which drowns the completion's."""
-    query_memory_gb: PositiveFloat | None = None
+    query_memory_gb: Gigabytes | None = None
     """Memory for query gradients; queries that do not fit go in blocks, each with a pass over the
     training examples. By default 40 % of what is free."""
-    memory_gb: PositiveFloat | None = None
+    memory_gb: Gigabytes | None = None
     """Memory that may be used on the device, in 10⁹ bytes, the model included; by default what is
     free. Factors that do not fit are read from disk map by map, and queries go in blocks."""
     plan: bool = False
@@ -93,7 +94,7 @@ class RunQueryConfig:
     """Device to run on; CUDA where there is one."""
     device_map: str | None = None
     """Spread the model over devices by accelerate, for example auto."""
-    save_interval: float = 600.0
+    save_interval: SaveInterval = 600.0
     """Seconds between saves of unfinished scores."""
     report: bool = False
     """Also write report.html, which shows the results in a browser, into the output folder."""
@@ -186,9 +187,13 @@ def _report(config: RunQueryConfig) -> None:
 def _print_plan(config: RunQueryConfig) -> Path:
     """Say what the run would take from its beginning."""
     from if_query.plan.query_plan import plan_query
+    from if_query.plan.room import describe_room
 
+    start = time.perf_counter()
     run, store = prepare(config)
-    for line in plan_query(run, store).describe(modules=config.plan_modules):
+    plan = plan_query(run, store, loading_seconds=time.perf_counter() - start)
+    lines = plan.describe(modules=config.plan_modules)
+    for line in (*lines, *describe_room(plan, config.output_dir)):
         print(line)
     return config.output_dir
 

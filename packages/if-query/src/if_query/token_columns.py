@@ -4,6 +4,7 @@ Every reader yields chunks of rows as flat integer arrays with the length of eac
 data set is checked and stored by whole arrays, not token by token.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -50,6 +51,8 @@ def read_chunks(path: Path, max_rows: int | None) -> Iterator[Chunk]:
         InputError: nothing readable of that kind at ``path``; no ``input_ids``; a row that is not
             a list of integers.
     """
+    if max_rows is not None:
+        max_rows = min(max_rows, sys.maxsize)  # the most that can be counted to
     if path.is_dir():
         return _folder_chunks(path, max_rows)
     if not path.exists():

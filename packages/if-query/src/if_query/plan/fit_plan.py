@@ -31,8 +31,16 @@ def plan_fit(
     num_groups: int | None,
     memory_gb: float | None,
     replay_memory_gb: float | None = None,
+    loading_seconds: float = 0.0,
 ) -> Plan:
     """Plan a fit from the beginning; nothing is written.
+
+    Args:
+        fit: the fit.
+        num_groups: of maps, that were asked for.
+        memory_gb: memory that may be used in all, in 10⁹ bytes; None for what is free.
+        replay_memory_gb: memory to keep batches in that was asked for, likewise.
+        loading_seconds: what it took to come here.
 
     Raises:
         InputError: as for :func:`choose_capacities`.
@@ -47,7 +55,9 @@ def plan_fit(
     )
     replay = try_replay(fit, trials["eigenvalues"].budget) if room else None
     costs = EigenCosts(fit.tracked.maps, fit.curvature, fit.tracked.devices())
-    return _FitPlan(fit, trials, capacities, costs, loaded, notes, replay, room).plan()
+    return _FitPlan(
+        fit, trials, capacities, costs, loaded, loading_seconds, notes, replay, room
+    ).plan()
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +67,14 @@ class _FitPlan:
     capacities: Mapping[str, int]
     costs: EigenCosts
     loaded: Memory
+    loading_seconds: float
     notes: list[str]
     replay: Replay | None
     replay_bytes: int
 
     def plan(self) -> Plan:
-        stages = [StagePlan("loading", self.loaded.host, self.loaded.device, 0, 0.0)]
+        loaded, seconds = self.loaded, self.loading_seconds
+        stages = [StagePlan("loading", loaded.host, loaded.device, 0, seconds)]
         build = {
             "covariances": self._covariances,
             "eigenbases": self._eigenbases,
@@ -154,17 +166,20 @@ class _FitPlan:
         saved = self._saved_seconds
         seconds = float(trial.trial.seconds.sum()) - (saved if stage == "eigenvalues" else 0.0)
         seconds += (len(groups) - 1) * max(0.0, trial.plain_seconds - saved)
-        num_saves = min(2, int(seconds / len(groups) // max(self.fit.save_interval, 1e-9)))
-        progress = max(progress_bytes(stage, group, self._itemsize) for group in groups)
+        num_saves = min(
+            len(trial.trial.seconds),
+            int(seconds / len(groups) // max(self.fit.save_interval, 1e-9)),
+        )
+        sizes = [progress_bytes(stage, group, self._itemsize) for group in groups]
         own = self._files(stage)
         # At most two saves at a time, or one beside the files of the stage.
-        disk = on_disk + max(own + min(num_saves, 1) * progress, num_saves * progress)
+        disk = on_disk + max(own + min(num_saves, 1) * max(sizes), min(num_saves, 2) * max(sizes))
         return StagePlan(
             stage,
             max(running[0], written[0]),
             max(running[1], written[1]),
             disk,
-            seconds + own / storage_rate(),
+            seconds + (own + num_saves * sum(sizes)) / storage_rate(),
         )
 
     def _files(self, stage: Stage) -> int:

@@ -130,7 +130,7 @@ def choose_capacities(
 
     Args:
         fit: the fit.
-        num_groups: asked for; None chooses the fewest that fit.
+        num_groups: asked for, and only checked; None chooses the fewest that fit.
         memory_gb: memory that may be used in all, in 10⁹ bytes; None for what is free.
         trials: of the passes; those that are needed and not there are run and added.
 
@@ -148,9 +148,10 @@ def choose_capacities(
     for stage in passes_of(fit):
         sizes = pass_bytes(stage, fit.curvature.strategy, fit.tracked.maps, itemsize)
         total, largest = sum(sizes.values()), max(sizes.values())
-        if num_groups is not None:
-            capacities[stage] = capacity_of(sizes, num_groups)
-        elif memory_gb is not None or total > SAFE_SHARE * free:
+        asked = None if num_groups is None else capacity_of(sizes, num_groups)
+        if asked is not None:
+            capacities[stage] = asked
+        if memory_gb is not None or (asked is None and total > SAFE_SHARE * free):
             if stage not in trials:
                 trials[stage] = try_stage(fit, stage)
             allowed = held_memory().on(devices) + USABLE_SHARE * free
@@ -158,6 +159,14 @@ def choose_capacities(
                 allowed = memory_gb * 1e9
             needed = trials[stage].trial.peak.on(devices)
             room = int(allowed - needed)
+            if asked is not None:
+                if room < asked:
+                    raise InputError(
+                        f"--memory-gb {memory_gb:g}: {stage} in {num_groups} groups need "
+                        f"{gigabytes(needed + asked)}; allow more, lower the batch size, or raise "
+                        "--module-partitions"
+                    )
+                continue
             if room < largest and memory_gb is not None:
                 raise InputError(
                     f"--memory-gb {memory_gb:g}: {stage} need {gigabytes(needed + largest)} even "

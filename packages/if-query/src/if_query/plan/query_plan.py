@@ -1,18 +1,22 @@
 """The plan of run-query."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
 import torch
 
 from if_query.device_memory import Memory, held_memory, is_host, peak_memory
 from if_query.factors import FactorStore
+from if_query.pairs import Pair
 from if_query.plan.query_trials import QueryTrials
 from if_query.plan.report import ModulePlan, Plan, StagePlan
 from if_query.plan.sizes import factor_bytes, query_bytes
 from if_query.plan.trials import storage_rate
 from if_query.query_memory import QueryMemory, choose_memory
 from if_query.query_pass import Run
+from if_query.tables import Format
 
 _CHARACTERS_PER_SCORE = 13
 """Of nine significant digits, with sign, point and leading zeros or exponent, about."""
@@ -22,12 +26,13 @@ _ROW_SECONDS = 2e-6
 """Of a row of a table, and of a number in it, about."""
 
 
-def plan_query(run: Run, store: FactorStore) -> Plan:
+def plan_query(run: Run, store: FactorStore, *, loading_seconds: float = 0.0) -> Plan:
     """Plan a query run from the beginning; nothing is written.
 
     Args:
         run: with no factors in memory.
         store: the factors.
+        loading_seconds: what it took to come here.
 
     Raises:
         InputError: if one query by itself does not fit into a stated memory.
@@ -35,7 +40,7 @@ def plan_query(run: Run, store: FactorStore) -> Plan:
     loaded = peak_memory()
     trials = QueryTrials(run, store.strategy)
     memory = choose_memory(run, store, trials)
-    return _QueryPlan(run, store, trials, memory, loaded).plan()
+    return _QueryPlan(run, store, trials, memory, loaded, loading_seconds).plan()
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +50,7 @@ class _QueryPlan:
     trials: QueryTrials
     memory: QueryMemory
     loaded: Memory
+    loading_seconds: float
 
     def plan(self) -> Plan:
         run, memory = self.run, self.memory
@@ -56,7 +62,8 @@ class _QueryPlan:
         kept = memory.factors + memory.per_query * memory.queries_at_once
         read = sum(self._factor_bytes()) / storage_rate()
         reads = len(queries.seconds) if memory.factors_on_disk else 1
-        stages = [StagePlan("loading", self.loaded.host, self.loaded.device, 0, 0.0)]
+        loaded, seconds = self.loaded, self.loading_seconds
+        stages = [StagePlan("loading", loaded.host, loaded.device, 0, seconds)]
         stages.append(
             self._stage("queries", queries.peak, kept, arrays, queries.seconds.sum() + reads * read)
         )
@@ -117,11 +124,7 @@ class _QueryPlan:
         config, run = self.run.config, self.run
         num_queries = len(run.queries.pairs)
         kept, num_tokens = self._num_rows()
-        texts = sum(
-            len(f"{pair.pair_id},{pair.prompt},{pair.completion},".encode())
-            + sum(len(str(value)) + 1 for value in pair.extras.values())
-            for pair in (*run.queries.pairs, *run.train.pairs)
-        )
+        texts = _text_bytes([*run.queries.pairs, *run.train.pairs], config.format)
         matrix = 4 * num_queries * len(run.train.pairs)
         if config.format == "parquet":
             names, score = 1, _PARQUET_BYTES_PER_SCORE
@@ -185,3 +188,14 @@ class _QueryPlan:
                 self.run.tracked.maps.items(), self._factor_bytes(), strict=True
             )
         ]
+
+
+def _text_bytes(pairs: Sequence[Pair], table_format: Format) -> int:
+    """What ids, texts and further fields of pairs take in a table; Parquet compresses them."""
+    rows = "".join(
+        ",".join([pair.pair_id, pair.prompt, pair.completion, *map(str, pair.extras.values()), ""])
+        for pair in pairs
+    ).encode()
+    if table_format == "csv":
+        return len(rows)
+    return len(pa.compress(rows, codec="snappy", asbytes=True))

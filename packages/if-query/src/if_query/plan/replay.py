@@ -57,14 +57,14 @@ def choose_replay_bytes(
 
     Args:
         fit: the fit.
-        asked_gb: what was asked for, in 10⁹ bytes.
+        asked_gb: what was asked for, in 10⁹ bytes; at most what ``memory_gb`` leaves.
         memory_gb: memory that may be used in all, likewise; None for what is free.
         capacities: bytes of statistics, by stage.
         trials: of the passes, where memory is scarce or stated; then what they leave is the room.
     """
     if not _reads_again(fit):
         return 0
-    if asked_gb is not None:
+    if asked_gb is not None and memory_gb is None:
         return int(asked_gb * 1e9)
     if memory_gb is not None and not trials:
         return 0
@@ -73,7 +73,7 @@ def choose_replay_bytes(
     allowed = held_memory().on(devices) + USABLE_SHARE * free
     if memory_gb is not None:
         allowed = memory_gb * 1e9
-    rooms = [REPLAY_SHARE * free]
+    rooms = [REPLAY_SHARE * free if asked_gb is None else asked_gb * 1e9]
     for stage, trial in trials.items():
         sizes = pass_bytes(stage, fit.curvature.strategy, fit.tracked.maps, itemsize)
         statistics = min(sum(sizes.values()), capacities.get(stage, sys.maxsize))
