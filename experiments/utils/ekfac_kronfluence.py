@@ -144,7 +144,7 @@ class Kronfluence:
                 "keys": batch.example_keys,
             }
 
-        loader = torch.utils.data.DataLoader(
+        loader: torch.utils.data.DataLoader[int] = torch.utils.data.DataLoader(
             rows,  # type: ignore[arg-type]
             batch_size=setting.batch_size,
             collate_fn=collate,
@@ -177,7 +177,7 @@ def choose_settings(config: Config) -> KronfluenceSettings:
 def _task_of(tracked: list[str], seed: int) -> Any:
     from kronfluence.task import Task
 
-    class SummedLoss(Task):
+    class SummedLoss(Task):  # type: ignore[misc]
         """Summed cross-entropy; labels drawn from the model where kronfluence asks for it."""
 
         def compute_train_loss(self, batch: Any, model: Any, sample: bool = False) -> Tensor:

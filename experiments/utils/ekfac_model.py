@@ -50,20 +50,20 @@ class Config:
 
     preset: Literal["small", "large", "1b"] = "small"
     """4 layers of width 256, 8 of width 512, or OLMo-2 of a billion parameters, which is for
-    CUDA; what follows down to the vocabulary is the preset's where it is not given."""
-    num_layers: int | None = None
+    CUDA; what follows down to the vocabulary is the preset's where it is 0."""
+    num_layers: int = 0
     """Layers."""
-    width: int | None = None
+    width: int = 0
     """Width of the model; that of its MLPs is 4 times as much."""
-    num_examples: int | None = None
+    num_examples: int = 0
     """Training examples, which are also what curvature is fitted on."""
-    num_queries: int | None = None
+    num_queries: int = 0
     """Queries."""
-    min_length: int | None = None
+    min_length: int = 0
     """Lengths are uniformly random from here."""
-    max_length: int | None = None
+    max_length: int = 0
     """Lengths are uniformly random up to here."""
-    vocabulary: int | None = None
+    vocabulary: int = 0
     """Tokens of the vocabulary; those of published models have 30,000 to 260,000."""
     fit_tokens: int | None = None
     """Our tokens per batch in both passes of the fit, padding counted; by default the fastest."""
@@ -100,7 +100,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in FROM_PRESET:
-            if getattr(self, name) is None:
+            if not getattr(self, name):
                 object.__setattr__(self, name, getattr(PRESETS[self.preset], name))
 
 

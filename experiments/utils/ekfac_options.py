@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -90,8 +91,8 @@ def measure_options(config: Config, rounds: int) -> list[OptionRow]:
         for option in tqdm([one for _ in range(rounds) for one in options], desc="options"):
             own = Examples(deepcopy(examples.model), examples.train, examples.queries)
             system = Ours(config, own, option)
-            plain, _ = timed(config, lambda: plain_pass(examples.model, plain_batches))
-            taken, found = timed(config, lambda system=system: _whole_job(system))
+            plain, _ = timed(config, partial(plain_pass, examples.model, plain_batches))
+            taken, found = timed(config, partial(_whole_job, system))
             scores[option.name] = found
             seconds[option.name].append(taken)
             multiples[option.name].append(taken / plain)

@@ -113,9 +113,9 @@ class Ours:
             order = torch.randperm(len(rows), generator=generator)
             chosen = sorted(order[: max(1, round(share * len(rows)))].tolist())
             self._for_bases, _ = self._plan(examples.train, chosen, fit_tokens)
-        self._replay_bytes = config.replay_bytes
-        if self._replay_bytes is None:
-            self._replay_bytes = int(REPLAY_SHARE * free_memory([device_of(config)]))
+        quarter_of_free = int(REPLAY_SHARE * free_memory([device_of(config)]))
+        asked = config.replay_bytes
+        self._replay_bytes = quarter_of_free if asked is None else asked
         self._passes: ReplayedPasses
         self._covariances: dict[str, Covariances]
         self._bases: dict[str, Eigenbasis]
