@@ -165,6 +165,18 @@ def test_a_stack_that_returns_nan_names_the_matrix(monkeypatch):
     assert str(second).startswith("b: the eigendecomposition in torch.float64 returned NaN")
 
 
+def test_a_matrix_that_is_not_finite_takes_no_other_of_its_stack_with_it(calls):
+    matrices = [covariance(5, seed) for seed in range(4)]
+    expected = stacked_eigendecompositions(matrices, "abcd")
+    calls.clear()
+    matrices[1] = torch.full((5, 5), torch.nan)
+    found = stacked_eigendecompositions(matrices, "abcd")
+    assert str(found[1]).startswith("b: expected finite")
+    for place in (0, 2, 3):
+        torch.testing.assert_close(found[place], expected[place])
+    assert calls == [(3, 5, 5)]
+
+
 def test_a_stack_that_memory_is_short_of_goes_matrix_by_matrix(monkeypatch):
     real = torch.linalg.eigh
 

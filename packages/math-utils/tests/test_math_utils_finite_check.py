@@ -51,8 +51,9 @@ class Spoil(torch.autograd.Function):
 
 
 @pytest.fixture
-def spoilt(problem):
-    """The problem, in whose backward pass everything before ``down`` is not finite."""
+def spoilt(make_problem):
+    """A problem that can be replayed; before ``down``, its gradients are not finite."""
+    problem = make_problem(repeats=1)
     handle = problem.model.down.register_forward_hook(lambda m, a, out: Spoil.apply(out))
     yield problem
     handle.remove()
@@ -105,11 +106,16 @@ def test_a_pair_that_is_not_finite_is_named_and_goes_nowhere(spoilt, loss, num_h
     assert seen == ["down"]
 
 
-def test_a_batch_that_is_not_finite_is_not_kept(spoilt, loss, num_held):
+def test_a_batch_that_is_not_finite_is_not_kept(spoilt, make_problem, loss, num_held):
     passes = ReplayedPasses(spoilt.model, spoilt.maps, loss, max_bytes=1 << 30)
     with frozen(spoilt.model), pytest.raises(ValueError, match="not finite"):
         passes.run(0, spoilt.maps, spoilt.batch([4, 6, 2]), lambda pair: None)
     assert passes.num_batches == 0
+    fine = make_problem(repeats=1)
+    passes = ReplayedPasses(fine.model, fine.maps, loss, max_bytes=1 << 30)
+    with frozen(fine.model):
+        passes.run(0, fine.maps, fine.batch([4, 6, 2]), lambda pair: None)
+    assert passes.num_batches == 1
 
 
 def test_a_scale_under_which_gradients_overflow_is_lowered(problem, loss, num_held):
