@@ -3,9 +3,8 @@
 A single eigendecomposition keeps neither kind of device busy until it is thousands wide: half of
 its arithmetic is products of a matrix with one vector after another. A CPU then does better with
 one matrix per thread; an accelerator has no such threads, but takes matrices of one width as a
-stack. (Whether the library then works on them at once is up to its version: torch called cuSOLVER
-matrix by matrix above a width of 32, github.com/pytorch/pytorch/issues/175585, until its batched
-routine replaced that.)
+stack. (Whether the library then works on them at once is up to its version: torch has called
+cuSOLVER matrix by matrix above a width of 32, github.com/pytorch/pytorch/issues/175585.)
 """
 
 from collections import deque

@@ -28,14 +28,21 @@ def damping_term(eigenvalues: Float[Tensor, "d_out d_in"], damping: Damping) -> 
 
 def damping_terms(factors: CurvatureFactors, damping: Damping) -> dict[str, float]:
     """:func:`damping_term` of every map that has curvature; an error names the map."""
-    terms = {}
-    for name, one in factors.maps.items():
-        if one.eigenvalues is not None:
-            try:
-                terms[name] = damping_term(one.eigenvalues, damping)
-            except CurvatureError as error:
-                raise CurvatureError(f"{name}: {error}") from error
-    return terms
+    return {
+        name: named_damping_term(name, one.eigenvalues, damping)
+        for name, one in factors.maps.items()
+        if one.eigenvalues is not None
+    }
+
+
+def named_damping_term(
+    name: str, eigenvalues: Float[Tensor, "d_out d_in"], damping: Damping
+) -> float:
+    """:func:`damping_term`; an error names the map."""
+    try:
+        return damping_term(eigenvalues, damping)
+    except CurvatureError as error:
+        raise CurvatureError(f"{name}: {error}") from error
 
 
 def precondition(

@@ -27,7 +27,7 @@ from math_utils.curvature.config import Damping
 from math_utils.curvature.eigenbasis import rotate_pair
 from math_utils.curvature.factors import CurvatureFactors
 from math_utils.curvature.gradients import Objective, backward_pass, gradient_chunks, padded_chunks
-from math_utils.curvature.precondition import damping_terms
+from math_utils.curvature.precondition import named_damping_term
 from math_utils.curvature.queries import Queries
 from math_utils.language_modeling import TokenBatch
 from math_utils.linear_maps import LinearMap
@@ -172,20 +172,24 @@ def self_influence(
     Raises:
         ValueError: if a loss or gradient is not finite, or the damped curvature singular.
     """
-    terms = damping_terms(factors, damping)
-    total = torch.zeros(len(batch.input_ids), dtype=dtype)
+    totals: dict[torch.device, Tensor] = {}
 
     def consume(pair: CapturedPair) -> None:
-        own = factors.maps[pair.name]
+        own = factors.maps[pair.name]  # read once: it may be on disk
+        damped = None
+        if own.eigenvalues is not None:
+            damped = own.eigenvalues + named_damping_term(pair.name, own.eigenvalues, damping)
         inputs, gradients = rotate_pair(pair, own.input_basis, own.output_basis)
-        for rows, chunk in gradient_chunks(inputs, gradients, pair.lengths):
+        parts = []
+        for _, chunk in gradient_chunks(inputs, gradients, pair.lengths):
             squares = chunk.square_()
-            if own.eigenvalues is not None:
-                squares /= own.eigenvalues + terms[pair.name]
-            total[rows] += squares.sum(dim=(1, 2)).cpu()
+            if damped is not None:
+                squares /= damped
+            parts.append(squares.sum(dim=(1, 2)))
+        _add(totals, torch.cat(parts)[None])
 
     backward_pass(model, maps, batch, objective, consume, dtype=dtype, loss_scale=loss_scale)
-    return total
+    return _sum(totals, 1, len(batch.input_ids), dtype)[0]
 
 
 def _gradient_scores(
