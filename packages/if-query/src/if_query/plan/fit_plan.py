@@ -136,6 +136,21 @@ class _FitPlan:
         whole = self.trials["eigenvalues"].trial.seconds
         return max(0.0, float((whole - self.replay.seconds)[: self._num_kept].sum()))
 
+    def _further_seconds(self, stage: Stage, num_groups: int) -> float:
+        """A further pass for a group: whole batches, and of those kept the parts with its maps.
+
+        Of corrected eigenvalues even the first group replays, so that the parts of all groups make
+        up the pass that is counted already.
+        """
+        trial = self.trials[stage]
+        whole = trial.trial.seconds
+        share = float(whole[: self._num_kept].sum() / whole.sum())
+        seconds = trial.plain_seconds * (1 - share)
+        if stage == "covariances":
+            replayed = max(0.0, trial.plain_seconds * share - self._saved_seconds)
+            seconds += replayed / num_groups
+        return seconds
+
     def _copies(self, stage: Stage) -> int:
         """What writing the largest map takes beside it: its bytes twice.
 
@@ -165,7 +180,7 @@ class _FitPlan:
         )
         saved = self._saved_seconds
         seconds = float(trial.trial.seconds.sum()) - (saved if stage == "eigenvalues" else 0.0)
-        seconds += (len(groups) - 1) * max(0.0, trial.plain_seconds - saved)
+        seconds += (len(groups) - 1) * self._further_seconds(stage, len(groups))
         num_saves = min(
             len(trial.trial.seconds),
             int(seconds / len(groups) // max(self.fit.save_interval, 1e-9)),
