@@ -514,7 +514,7 @@ def costs_of(widths, *, threads=2):
     maps = find_linear_maps(model, lambda name: True)
     own = EigenCosts(maps, CurvatureConfig(), dict.fromkeys(maps, torch.device("cpu")))
     own._workers = threads
-    own._timed = {(width, torch.device("cpu")): width * 1.0 for width in (8, 16, 1024)}
+    own._timed = {(width, torch.device("cpu"), 1): width * 1.0 for width in (8, 16, 1024)}
     return own
 
 

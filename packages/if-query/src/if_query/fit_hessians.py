@@ -74,7 +74,8 @@ class FitHessiansConfig:
     """Precision of the sums of statistics."""
     eigen_dtype: Literal["float32", "float64"] = "float64"
     """Precision of the eigendecompositions; damping divides by small eigenvalues, which float32
-    gets wrong."""
+    gets wrong. In float32 they take half as long; scores correlated 1.000 with the exact ones
+    (experiments/bench_ekfac.py, whose small model has no large activations)."""
     device: str | None = None
     """Device to run on; CUDA where there is one."""
     device_map: str | None = None

@@ -61,7 +61,9 @@ class RunQueryConfig:
     damping_kind: Literal["relative", "absolute"] = "relative"
     """Relative adds this many times the mean eigenvalue of each linear map; absolute adds it."""
     query_rank: PositiveInt | None = None
-    """Keep query gradients in this rank (per linear map): less memory and time, approximate."""
+    """Keep query gradients in this rank (per linear map): less memory, other numbers. At 32 of 256
+    scores correlated 0.97 with the exact ones, and 0.83 at 8
+    (experiments/bench_ekfac.py)."""
     query_eos: bool = True
     """Score the end-of-sequence token after a query's completion. Turn it off to ask about the
     completion alone, where training texts would go on after it: an end that the model does not
